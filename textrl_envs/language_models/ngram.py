@@ -1,0 +1,131 @@
+"""NGramModel: a table of log-probabilities. Small, exact, and free of torch."""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from textrl_envs.errors import InvalidInputError
+from textrl_envs.observations import read_observation
+
+__all__ = ["NGramModel"]
+
+
+class NGramModel:
+    """The next token depends on the last `order - 1` tokens alone.
+
+    Args:
+        table: log-probabilities in nats, float64, shape (V,) * order; the last axis is the next
+            token and sums to 1 in probability. A bigram model has shape (V, V).
+
+    Raises:
+        InvalidInputError: axes of unequal length, or rows that are no distributions.
+
+    >>> model = NGramModel.fit([[0, 1, 2], [0, 1, 1, 2]], vocabulary_size=3, order=2)
+    >>> np.exp(model.next_log_probs(np.array([[0, 1, -1]]))).round(3)
+    array([[0.001, 0.334, 0.665]])
+    """
+
+    def __init__(self, table: NDArray[np.float64]) -> None:
+        self.table: NDArray[np.float64] = np.asarray(table, dtype=np.float64)
+        if self.table.ndim < 2 or len(set(self.table.shape)) != 1:
+            raise InvalidInputError(
+                f"Expected a table of shape (V, V, ...), one axis a token; got {self.table.shape}."
+            )
+        if not np.allclose(np.exp(self.table).sum(axis=-1), 1, rtol=0, atol=1e-9):
+            raise InvalidInputError("Every row of the table must be a log-distribution summing to 1.")
+
+    @property
+    def vocabulary_size(self) -> int:
+        """V."""
+        return self.table.shape[0]
+
+    @property
+    def order(self) -> int:
+        """2 for a bigram model, 3 for a trigram model."""
+        return self.table.ndim
+
+    @classmethod
+    def fit(
+        cls,
+        sequences: Iterable[Sequence[int]],
+        *,
+        vocabulary_size: int,
+        order: int = 2,
+        uniform_weight: float = 1e-3,
+    ) -> "NGramModel":
+        """Counts n-grams and mixes every row with a little of the uniform distribution.
+
+        The mixture keeps every token possible, so that no log-ratio against this model is infinite.
+
+        Args:
+            sequences: token ids, each sequence with its start and its end.
+            vocabulary_size: V.
+            order: n, at least 2.
+            uniform_weight: share of the uniform distribution, in (0, 1]. Contexts that never occur
+                are uniform.
+        """
+        counts = np.zeros((vocabulary_size,) * order, np.float64)
+        for sequence in sequences:
+            for end in range(order, len(sequence) + 1):
+                counts[tuple(sequence[end - order : end])] += 1
+        totals = counts.sum(axis=-1, keepdims=True)
+        weight = np.where(totals > 0, uniform_weight, 1.0)
+        frequencies = counts / np.maximum(totals, 1)
+        return cls(np.log((1 - weight) * frequencies + weight / vocabulary_size))
+
+    @classmethod
+    def load(cls, path: str | Path) -> "NGramModel":
+        """Reads the table `log_probs` of a safetensors file."""
+        from safetensors.numpy import load_file
+
+        return cls(load_file(path)["log_probs"])
+
+    def save(self, path: str | Path) -> None:
+        """Writes the table to a safetensors file."""
+        from safetensors.numpy import save_file
+
+        save_file({"log_probs": self.table}, path)
+
+    def next_log_probs(self, obs: Any) -> NDArray[np.float64]:  # noqa: ANN401
+        """Returns the log-probabilities of all next tokens, in nats, shape (B, V)."""
+        input_ids, lengths = read_observation(obs)
+        return self._rows(input_ids, lengths[:, None] - 1)[:, 0]
+
+    def log_probs(self, obs: Any, actions: NDArray[np.integer[Any]]) -> NDArray[np.float64]:  # noqa: ANN401
+        """Returns the log-probability of each action in each observation, in nats, shape (B,)."""
+        rows = self.next_log_probs(obs)
+        return rows[np.arange(len(rows)), np.asarray(actions)]
+
+    def sequence_log_probs(
+        self, input_ids: NDArray[np.integer[Any]], attention_mask: NDArray[np.integer[Any]]
+    ) -> NDArray[np.float64]:
+        """Returns log p(. | tokens up to t) for every column t, shape (B, L, V), in nats."""
+        ids = np.where(attention_mask != 0, input_ids, 0)
+        return self._rows(ids, np.broadcast_to(np.arange(ids.shape[1]), ids.shape))
+
+    def score(
+        self, input_ids: NDArray[np.integer[Any]], attention_mask: NDArray[np.integer[Any]]
+    ) -> NDArray[np.float64]:
+        """Returns the log-probability of every token given those before it, shape (B, L), in nats.
+
+        0 in column 0, which nothing precedes, and behind the text.
+        """
+        following = self.sequence_log_probs(input_ids, attention_mask)[:, :-1]
+        ids = np.where(attention_mask != 0, input_ids, 0)[:, 1:, None]
+        scores = np.zeros(np.shape(input_ids), np.float64)
+        scores[:, 1:] = np.take_along_axis(following, ids, axis=2)[..., 0]
+        return np.where(attention_mask != 0, scores, 0.0)
+
+    def _rows(self, ids: NDArray[Any], ends: NDArray[Any]) -> NDArray[np.float64]:
+        """Returns the table's rows for contexts that end at columns `ends`, shape (B, T, V).
+
+        A context that reaches back beyond the text repeats its first token there.
+        """
+        rows = np.arange(len(ids))[:, None]
+        context = tuple(
+            ids[rows, np.maximum(ends - back, 0)] for back in range(self.order - 2, -1, -1)
+        )
+        return self.table[context]  # type: ignore[no-any-return]

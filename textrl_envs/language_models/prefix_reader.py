@@ -1,0 +1,173 @@
+"""PrefixReader: a Transformers trunk that remembers what it has read, row by row.
+
+The cache is a memo of a pure function of the observation, never state: a row that continues what
+it remembers costs one token, a row asked again costs nothing, and any other row is read afresh.
+"""
+
+import math
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from textrl_envs.errors import InvalidInputError
+from textrl_envs.language_models.slot_cache import SlotCache
+from textrl_envs.observations import read_observation
+
+__all__ = ["PrefixReader"]
+
+
+class PrefixReader:
+    """Gives the last hidden state of every row's text.
+
+    Args:
+        trunk: a Transformers decoder without its head, such as `GPT2Model`.
+        use_cache: remember keys and values; False reads every text afresh.
+    """
+
+    def __init__(self, trunk: nn.Module, *, use_cache: bool = True) -> None:
+        self._trunk = trunk
+        self.use_cache = use_cache
+        self._weights_seen: tuple[int, ...] = ()
+        # A text longer than a sliding window is read afresh: the slots keep no window.
+        window = getattr(trunk.config, "sliding_window", None)
+        self._window: float = window if isinstance(window, int) else math.inf
+        self.forget()
+
+    def forget(self) -> None:
+        """Drops everything remembered. Called by itself when the weights have changed."""
+        self._cache: SlotCache | None = None
+        self._ids: NDArray[np.int64] = np.zeros((0, 0), np.int64)
+        self._lengths: NDArray[np.int64] = np.zeros(0, np.int64)
+        self._hidden: Tensor | None = None
+
+    @torch.no_grad()
+    def read(self, obs: Any) -> Tensor:  # noqa: ANN401 - either form of an observation
+        """Returns the hidden state of the last token of each row, shape (B, H).
+
+        Args:
+            obs: a batch of observations; row i is remembered in slot i.
+
+        Raises:
+            InvalidInputError: a text longer than the model's positions.
+        """
+        input_ids, lengths = read_observation(obs)
+        self._check_length(int(lengths.max()))
+        was_training = self._trunk.training
+        self._trunk.eval()
+        try:
+            if not self.use_cache or input_ids.shape[1] > self._window:
+                return self._read_afresh(input_ids, lengths)
+            return self._read_on(input_ids, lengths)
+        finally:
+            self._trunk.train(was_training)
+
+    def _read_on(self, input_ids: NDArray[np.int64], lengths: NDArray[np.int64]) -> Tensor:
+        self._notice_new_weights()
+        self._make_room(*input_ids.shape)
+        known = self._common_prefix(input_ids, lengths)
+        is_unchanged = (known == lengths) & (self._lengths[: len(lengths)] == lengths)
+        # The last token is always read: its hidden state is the answer, and only the newest is kept.
+        known = np.minimum(known, lengths - 1)
+        new = lengths - known
+        pending = np.flatnonzero(~is_unchanged)
+        one, many = pending[new[pending] == 1], pending[new[pending] > 1]
+        if 2 * len(one) > len(lengths):
+            # Most rows take a token: let all take one, so that the cache need not be gathered. It
+            # changes nothing in a row that is asked again, and `many` then overwrites its own.
+            one = np.arange(len(lengths))
+        for rows in (one, many):
+            if rows.size:
+                start = lengths - 1 if rows is one else known
+                self._read_rows(rows, input_ids, start, lengths)
+        assert self._hidden is not None
+        return self._hidden[: len(lengths)]
+
+    def _read_rows(
+        self,
+        rows: NDArray[np.int64],
+        input_ids: NDArray[np.int64],
+        starts: NDArray[np.int64],
+        lengths: NDArray[np.int64],
+    ) -> None:
+        """Reads the tokens start..length of each row. They end in the last column, side by side."""
+        assert self._cache is not None
+        width = int((lengths - starts)[rows].max())
+        # Padding is on the left, so that the last column is the last token of every row.
+        positions = lengths[rows, None] - width + np.arange(width)  # [B, width]
+        is_new = positions >= starts[rows, None]
+        tokens = input_ids[rows[:, None], np.maximum(positions, 0)]
+        self._ids[rows, : input_ids.shape[1]] = input_ids[rows]
+        self._lengths[rows] = lengths[rows]
+
+        device = self._device
+        slots = torch.from_numpy(rows).to(device)
+        places = torch.from_numpy(np.where(is_new, positions, -1)).to(device)
+        mask = self._cache.aim(
+            slots,
+            places,
+            end=int(lengths[rows].max()),
+            is_in_order=int(rows[-1]) == len(rows) - 1,
+        )
+        output = self._trunk(
+            input_ids=torch.from_numpy(tokens).to(device),
+            position_ids=places.clamp(min=0),
+            attention_mask=mask,
+            past_key_values=self._cache,
+            use_cache=True,
+        )
+        hidden = output.last_hidden_state[:, -1]  # [B, H]
+        if self._hidden is None:
+            self._hidden = hidden.new_zeros(len(self._lengths), hidden.shape[-1])
+        self._hidden[slots] = hidden
+
+    def _read_afresh(self, input_ids: NDArray[np.int64], lengths: NDArray[np.int64]) -> Tensor:
+        width = int(lengths.max())
+        tokens = torch.from_numpy(input_ids[:, :width]).to(self._device)
+        ends = torch.from_numpy(lengths - 1).to(self._device)
+        # Right padding lies behind every token that is read, so the causal mask is mask enough.
+        hidden: Tensor = self._trunk(input_ids=tokens, use_cache=False).last_hidden_state
+        return hidden[torch.arange(len(ends), device=self._device), ends]
+
+    def _common_prefix(
+        self, input_ids: NDArray[np.int64], lengths: NDArray[np.int64]
+    ) -> NDArray[np.int64]:
+        """Returns how many tokens of each row stand in the cache already, shape (B,)."""
+        count, width = input_ids.shape
+        differs = self._ids[:count, :width] != input_ids
+        first = np.where(differs.any(axis=1), differs.argmax(axis=1), width)
+        return np.minimum(np.minimum(first, lengths), self._lengths[:count])
+
+    def _make_room(self, num_rows: int, num_columns: int) -> None:
+        """Forgets, and takes a larger cache, where a batch is larger than any before."""
+        slots, columns = self._ids.shape
+        if num_rows <= slots and num_columns <= columns:
+            return
+        self.forget()
+        slots, columns = max(slots, num_rows), max(columns, num_columns)
+        num_layers: int = self._trunk.config.num_hidden_layers  # type: ignore[assignment, union-attr]
+        self._cache = SlotCache(num_layers, slots, columns)
+        self._ids = np.full((slots, columns), -1, np.int64)
+        self._lengths = np.zeros(slots, np.int64)
+
+    def _notice_new_weights(self) -> None:
+        # torch counts the in-place writes to a tensor; an optimiser's step is one.
+        weights = tuple(p._version for p in self._trunk.parameters())
+        if weights != self._weights_seen:
+            self.forget()
+            self._weights_seen = weights
+
+    def _check_length(self, length: int) -> None:
+        config = self._trunk.config
+        limit = getattr(config, "max_position_embeddings", None)
+        if isinstance(limit, int) and length > limit:
+            raise InvalidInputError(
+                f"The text has {length} tokens; the model has {limit} positions. "
+                "Lower max_new_tokens, or shorten the prompts."
+            )
+
+    @property
+    def _device(self) -> torch.device:
+        return next(self._trunk.parameters()).device

@@ -1,0 +1,61 @@
+"""A task: everything the dynamics need, shared by the scalar and the vector environment."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from textrl_envs.errors import InvalidInputError
+from textrl_envs.language_models.base import LanguageModel
+from textrl_envs.prompts import PromptTable
+from textrl_envs.rewards.base import Reward
+from textrl_envs.tokenizers import Tokenizer
+
+__all__ = ["Task"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Task:
+    """One text bandit: prompts, the limit of a response, and its score.
+
+    Args:
+        tokenizer: its vocabulary is the action space; its EOS token ends a response.
+        prompts: what is presented.
+        reward: scores responses that ended.
+        max_new_tokens: a response ends here at the latest, and is scored as it stands.
+        stop: texts that end a response as EOS does.
+        load_reference: gives the reference model of the KL penalty; called when first asked for,
+            so that an environment alone never loads a large model.
+        kl_coefficient: β, the price of one nat of KL in units of the score.
+
+    Raises:
+        InvalidInputError: `max_new_tokens` under 1, an empty stop text, or a negative β.
+    """
+
+    tokenizer: Tokenizer
+    prompts: PromptTable
+    reward: Reward
+    max_new_tokens: int
+    stop: Sequence[str] = ()
+    load_reference: Callable[[], LanguageModel] | None = None
+    kl_coefficient: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.max_new_tokens < 1:
+            raise InvalidInputError(f"max_new_tokens must be at least 1; got {self.max_new_tokens}.")
+        if isinstance(self.stop, str) or not all(self.stop):
+            raise InvalidInputError(
+                f"stop must be a sequence of non-empty texts, such as ['\\n']; got {self.stop!r}."
+            )
+        if not self.kl_coefficient >= 0:
+            raise InvalidInputError(
+                f"kl_coefficient must be a number of 0 or more; got {self.kl_coefficient}."
+            )
+
+    @property
+    def vocabulary_size(self) -> int:
+        """V, the number of actions."""
+        return len(self.tokenizer)
+
+    @property
+    def max_tokens(self) -> int:
+        """L, the length of an observation."""
+        return self.prompts.max_prompt_tokens + self.max_new_tokens

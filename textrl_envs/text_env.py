@@ -1,0 +1,151 @@
+"""TextEnv: one response at a time, a row of the core as a `gymnasium.Env`."""
+
+from typing import Any, Literal
+
+import gymnasium as gym
+import numpy as np
+from numpy.typing import NDArray
+
+from textrl_envs.core import TextCore
+from textrl_envs.environments import build_task
+from textrl_envs.errors import InvalidInputError
+from textrl_envs.language_models.base import LanguageModel
+from textrl_envs.observations import Observation, ObsMode, observation_padding, observation_space
+from textrl_envs.prompts import PromptTable
+from textrl_envs.task import Task
+
+__all__ = ["TextEnv"]
+
+_ROW: NDArray[np.int64] = np.zeros(1, np.int64)
+
+
+class TextEnv(gym.Env[Any, int]):
+    """A text bandit: a prompt, a response token by token, a score when it ends.
+
+    Observation:
+        `obs="dict"`: `input_ids` Box int64 (L,), `attention_mask` Box int8 (L,), right-padded;
+        prompt, then response so far; L = max_prompt_tokens + max_new_tokens.
+        `obs="flat"`: one Box int64 (L,), padded with -1.
+    Action:
+        `Discrete(V)`: a token id.
+    Reward:
+        0 until the response ends, then the score, a float.
+    Termination:
+        An EOS token, a stop text, or `max_new_tokens` tokens. All three are scored.
+    Truncation:
+        Never: a response cut at its limit is scored, so its value must not be bootstrapped.
+    Info:
+        `finish_reason` (`FinishReason`), `prompt_index`; at the end `score` and what the reward adds.
+
+    Args:
+        task: a `Task`, or the name of one in `textrl_envs.environments`.
+        obs: the form of the observation.
+        render_mode: "ansi" or None.
+        parameters: of the named task.
+
+    Raises:
+        InvalidInputError: an unknown task or parameter, or one that cannot be used.
+    """
+
+    metadata = {"render_modes": ["ansi"], "render_fps": 4}  # noqa: RUF012 - Gymnasium's own form
+
+    def __init__(
+        self,
+        task: Task | str,
+        *,
+        obs: ObsMode = "dict",
+        render_mode: Literal["ansi"] | None = None,
+        **parameters: Any,  # noqa: ANN401 - whatever the task takes
+    ) -> None:
+        self.task = build_task(task, parameters)
+        self.obs_mode = obs
+        self.render_mode = render_mode
+        self.observation_space = observation_space(self.task, obs)
+        self.action_space = gym.spaces.Discrete(self.task.vocabulary_size)
+        self._core = TextCore(self.task, 1, padding=observation_padding(self.task, obs))
+        self._is_running = False
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Observation, dict[str, Any]]:
+        """Presents a prompt: `options["prompt_index"]`, or one drawn uniformly."""
+        super().reset(seed=seed)
+        given = (options or {}).get("prompt_index")
+        if given is None:
+            index = draw_prompt(self.np_random, len(self.task.prompts))
+        else:
+            index = int(self._core.check_prompt_index(given, 1)[0])
+        self._core.start(_ROW, np.array([index]))
+        self._is_running = True
+        return self._observe(), self._info()
+
+    def step(self, action: int) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
+        """Appends a token; scores the response if that ended it.
+
+        Raises:
+            InvalidInputError: the action is no token id, or the episode has ended.
+            RewardError: the reward raised, or gave no finite number.
+        """
+        if not self._is_running:
+            raise InvalidInputError("The response has ended. Call reset() before the next step().")
+        token = np.asarray(action)
+        if token.dtype.kind not in "iu" or token.size != 1:
+            raise InvalidInputError(f"The action must be one token id, an integer; got {action!r}.")
+        if not 0 <= int(token.item()) < self.task.vocabulary_size:
+            raise InvalidInputError(
+                f"The action must be a token id in 0..{self.task.vocabulary_size - 1}; got {action}."
+            )
+        ended = self._core.append(token.reshape(1).astype(np.int64)).size > 0
+        reward, extras = 0.0, {}
+        if ended:
+            self._is_running = False
+            scores, more = self._core.score(_ROW)
+            reward = float(scores[0])
+            extras = {"score": reward, **{key: float(x[0]) for key, x in more.items()}}
+        return self._observe(), reward, ended, False, {**self._info(), **extras}
+
+    def render(self) -> str | None:  # type: ignore[override]  # narrower than gymnasium's union
+        """Returns prompt and response so far as text; None unless `render_mode` is "ansi"."""
+        return self._core.render(0) if self.render_mode == "ansi" else None
+
+    def decode(self, token_ids: Any) -> str:  # noqa: ANN401 - a list, an array or a tensor
+        """Returns token ids as text, special tokens included."""
+        return self.task.tokenizer.decode(np.asarray(token_ids).tolist())
+
+    @property
+    def prompts(self) -> PromptTable:
+        """All prompts of the environment."""
+        return self.task.prompts
+
+    @property
+    def reference(self) -> LanguageModel | None:
+        """The frozen model that the KL penalty keeps to; loaded when first asked for."""
+        return self.task.load_reference() if self.task.load_reference else None
+
+    @property
+    def kl_coefficient(self) -> float:
+        """β: the price of one nat of KL, in units of the score."""
+        return self.task.kl_coefficient
+
+    def _observe(self) -> Observation:
+        if self.obs_mode == "flat":
+            return self._core.input_ids[0].copy()
+        return {
+            "input_ids": self._core.input_ids[0].copy(),
+            "attention_mask": self._core.attention_mask[0].copy(),
+        }
+
+    def _info(self) -> dict[str, Any]:
+        return {
+            "finish_reason": int(self._core.finish_reason[0]),
+            "prompt_index": int(self._core.prompt_index[0]),
+        }
+
+
+def draw_prompt(generator: np.random.Generator, number: int) -> int:
+    """Draws a prompt index uniformly from 0..number-1.
+
+    A float costs a fifth of `Generator.integers`, and its 53 bits are uniform enough: no index is
+    off by more than number / 2^53.
+    """
+    return int(generator.random() * number)

@@ -1,0 +1,98 @@
+"""Tokenizers: Transformers fast tokenizers, loaded once a process, and a built-in word tokenizer."""
+
+import functools
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Protocol, overload
+
+from textrl_envs.errors import InvalidInputError
+
+__all__ = ["DecodedTexts", "Tokenizer", "check_tokenizer", "load_tokenizer"]
+
+
+class Tokenizer(Protocol):
+    """What the suite uses of a Transformers tokenizer."""
+
+    eos_token_id: int
+    pad_token_id: int | None
+
+    def __len__(self) -> int: ...
+
+    def encode(self, text: str) -> list[int]:
+        """Returns token ids."""
+
+    def decode(self, token_ids: Sequence[int], *, skip_special_tokens: bool = False) -> str:
+        """Returns text."""
+
+
+@functools.cache
+def load_tokenizer(name: str, *, trust_remote_code: bool = False) -> Tokenizer:
+    """Loads a tokenizer from a folder, or from the hub where `name` is no folder.
+
+    Raises:
+        InvalidInputError: nothing can be loaded under that name, or it has no EOS token.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=trust_remote_code)
+    except (OSError, ValueError, ImportError) as error:
+        hint = "" if Path(name).exists() else " There is no such folder, and no such hub id in reach."
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise InvalidInputError(
+            f"Cannot load a tokenizer from {name!r}.{hint} Give a folder that holds "
+            f"tokenizer.json, or a hub id ({reason})."
+        ) from error
+    return check_tokenizer(tokenizer, name)
+
+
+def check_tokenizer(tokenizer: Any, name: str) -> Tokenizer:  # noqa: ANN401 - any user's object
+    """Returns the tokenizer if the environment can use it.
+
+    Raises:
+        InvalidInputError: it has no EOS token, so that no response could ever end itself.
+    """
+    if getattr(tokenizer, "eos_token_id", None) is None:
+        raise InvalidInputError(
+            f"Tokenizer {name!r} has no EOS token, so a response could not end. "
+            "Set one: tokenizer.eos_token = '<a token of its vocabulary>', and save it."
+        )
+    return tokenizer  # type: ignore[no-any-return]
+
+
+class DecodedTexts(Sequence[str]):
+    """Texts that are decoded when they are first read.
+
+    Rewards over token ids never read them, and decoding costs more than a whole step of the
+    environment.
+
+    Args:
+        tokenizer: decodes.
+        rows: the token ids of each text; special tokens are left out of the text.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, rows: Sequence[Sequence[int]]) -> None:
+        self._tokenizer = tokenizer
+        self._rows = rows
+        self._texts: dict[int, str] = {}
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    @overload
+    def __getitem__(self, index: int) -> str: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[str]: ...
+    def __getitem__(self, index: int | slice) -> str | list[str]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        index = range(len(self))[index]
+        if index not in self._texts:
+            self._texts[index] = self._tokenizer.decode(self._rows[index], skip_special_tokens=True)
+        return self._texts[index]
+
+    def __iter__(self) -> Iterator[str]:
+        return (self[i] for i in range(len(self)))
+
+    def __repr__(self) -> str:
+        return repr(list(self))
