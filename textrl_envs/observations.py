@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from textrl_envs.errors import InvalidInputError, nearest
-from textrl_envs.task import Task
+from textrl_envs.tokenizers import Tokenizer
 
 __all__ = [
     "Observation",
@@ -24,13 +24,13 @@ FLAT_PADDING = -1
 """Stands behind the text in the flat form: no token has this id."""
 
 
-def observation_space(task: Task, mode: ObsMode) -> gym.Space[Any]:
-    """Returns the space of one row.
+def observation_space(length: int, vocabulary_size: int, mode: ObsMode) -> gym.Space[Any]:
+    """Returns the space of one row of `length` tokens.
 
     Raises:
         InvalidInputError: an unknown mode.
     """
-    shape, top = (task.max_tokens,), task.vocabulary_size - 1
+    shape, top = (length,), vocabulary_size - 1
     if mode == "flat":
         return gym.spaces.Box(FLAT_PADDING, top, shape, np.int64)
     if mode == "dict":
@@ -43,12 +43,12 @@ def observation_space(task: Task, mode: ObsMode) -> gym.Space[Any]:
     raise InvalidInputError(f"Unknown obs {mode!r}. {nearest(str(mode), ['dict', 'flat'])}")
 
 
-def observation_padding(task: Task, mode: ObsMode) -> int:
+def observation_padding(tokenizer: Tokenizer, mode: ObsMode) -> int:
     """Returns what stands behind the text: -1, or in the dict form a token id that the mask hides."""
     if mode == "flat":
         return FLAT_PADDING
-    pad = task.tokenizer.pad_token_id
-    return task.tokenizer.eos_token_id if pad is None else pad
+    pad = tokenizer.pad_token_id
+    return tokenizer.eos_token_id if pad is None else pad
 
 
 def read_observation(obs: Any) -> tuple[NDArray[np.int64], NDArray[np.int64]]:  # noqa: ANN401

@@ -60,9 +60,11 @@ class TextEnv(gym.Env[Any, int]):
         self.task = build_task(task, parameters)
         self.obs_mode = obs
         self.render_mode = render_mode
-        self.observation_space = observation_space(self.task, obs)
+        self.observation_space = observation_space(
+            self.task.max_tokens, self.task.vocabulary_size, obs
+        )
         self.action_space = gym.spaces.Discrete(self.task.vocabulary_size)
-        self._core = TextCore(self.task, 1, padding=observation_padding(self.task, obs))
+        self._core = TextCore(self.task, 1, padding=observation_padding(self.task.tokenizer, obs))
         self._is_running = False
 
     def reset(

@@ -66,11 +66,13 @@ class TextVectorEnv(VectorEnv[Any, Any, Any]):
         self.obs_mode = obs
         self.render_mode = render_mode
         self.autoreset_mode = _read_autoreset_mode(autoreset_mode)
-        self.single_observation_space = observation_space(self.task, obs)
+        self.single_observation_space = observation_space(
+            self.task.max_tokens, self.task.vocabulary_size, obs
+        )
         self.single_action_space = gym.spaces.Discrete(self.task.vocabulary_size)
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)
-        self._core = TextCore(self.task, num_envs, padding=observation_padding(self.task, obs))
+        self._core = TextCore(self.task, num_envs, padding=observation_padding(self.task.tokenizer, obs))
         self._generators: list[np.random.Generator] = []
         self._is_running: NDArray[np.bool_] = np.zeros(num_envs, np.bool_)
         self._all_running = False

@@ -1,10 +1,10 @@
 """Text for supervised fine-tuning: read, tokenised, split, and cut into batches of similar length.
 
-    read_examples     a JSONL file of prompts and responses -> list of Example
-    train_tokenizer   texts -> a byte-level BPE tokenizer
-    tokenise_examples Examples -> TokenSequences with the tokens to be learnt marked
-    plan_batches      lengths -> which sequences go together
-    pad               TokenSequences -> one Batch
+read_examples     a JSONL file of prompts and responses -> list of Example
+train_tokenizer   texts -> a byte-level BPE tokenizer
+tokenise_examples Examples -> TokenSequences with the tokens to be learnt marked
+plan_batches      lengths -> which sequences go together
+pad               TokenSequences -> one Batch
 """
 
 import json
@@ -215,7 +215,11 @@ def cut_text(
     token_ids.append(_eos(tokenizer))
     blocks = [token_ids[i : i + max_tokens] for i in range(0, len(token_ids), max_tokens)]
     # Of a block of one token nothing is predicted.
-    return [_sequence(block, first_target=1, prompt_length=1) for block in blocks if len(block) > 1]
+    return [
+        _sequence(block, first_target=1, prompt_length=len(block) // 2)
+        for block in blocks
+        if len(block) > 1
+    ]
 
 
 def _encode(
@@ -303,9 +307,7 @@ def plan_batches(
     return [batches[i] for i in torch.randperm(len(batches), generator=generator).tolist()]
 
 
-def _fill(
-    indices: Sequence[int], lengths: Sequence[int], batch_tokens: int
-) -> Iterator[list[int]]:
+def _fill(indices: Sequence[int], lengths: Sequence[int], batch_tokens: int) -> Iterator[list[int]]:
     """Cuts indices of rising length into batches that fill `batch_tokens` when padded."""
     batch: list[int] = []
     for index in indices:

@@ -2,6 +2,7 @@
 
 build_model    a new model from a few numbers
 load_model     a model and its tokenizer from a Transformers folder
+complete       a prompt's most likely continuation
 save_folder    both, and a record of the training, as one folder that appears whole or not at all
 """
 
@@ -14,8 +15,10 @@ from typing import Any, Literal
 
 import torch
 from safetensors import SafetensorError
+from torch import Tensor
 from transformers import (
     AutoModelForCausalLM,
+    GenerationConfig,
     GPT2Config,
     GPT2LMHeadModel,
     LlamaConfig,
@@ -27,7 +30,15 @@ from transformers import (
 from textrl_envs.errors import InvalidInputError
 from textrl_envs.tokenizers import load_tokenizer
 
-__all__ = ["RECORD_NAME", "Architecture", "build_model", "check_free", "load_model", "save_folder"]
+__all__ = [
+    "RECORD_NAME",
+    "Architecture",
+    "build_model",
+    "check_free",
+    "complete",
+    "load_model",
+    "save_folder",
+]
 
 Architecture = Literal["gpt2", "llama"]
 RECORD_NAME = "training.json"
@@ -106,12 +117,16 @@ def _special_ids(tokenizer: PreTrainedTokenizerFast) -> dict[str, Any]:
     return {"bos_token_id": eos, "eos_token_id": eos, "pad_token_id": tokenizer.pad_token_id}
 
 
-def load_model(folder: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
+def load_model(folder: Path, *, max_tokens: int) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
     """Reads a causal language model, in float32 on the CPU, and its fast tokenizer.
+
+    Args:
+        folder: as `save_pretrained` writes it.
+        max_tokens: the longest sequence the model must be able to read.
 
     Raises:
         InvalidInputError: no such folder, no config.json, weights other than safetensors, weights or
-            a tokenizer that do not fit the model, or a tokenizer without EOS.
+            a tokenizer that do not fit the model, a tokenizer without EOS, or too short a context.
     """
     _check_files(folder)
     model = _read_weights(folder)
@@ -126,6 +141,12 @@ def load_model(folder: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
         raise InvalidInputError(
             f"The tokenizer in {folder} has {len(tokenizer)} tokens, its model only "
             f"{vocabulary_size}. Call model.resize_token_embeddings and save the model again."
+        )
+    context = getattr(model.config, "max_position_embeddings", None)
+    if context is not None and max_tokens > context:
+        raise InvalidInputError(
+            f"max_tokens must be at most the {context} tokens that the model in {folder} reads; "
+            f"got {max_tokens}. Lower max_tokens."
         )
     return model, tokenizer
 
@@ -220,5 +241,29 @@ def save_folder(
             folder.rename(former)
         partial.rename(folder)
     finally:
-        for leftover in (partial, former):
-            shutil.rmtree(leftover, ignore_errors=True)
+        shutil.rmtree(partial, ignore_errors=True)
+    # Only now: until here the earlier result is the only one there is.
+    shutil.rmtree(former, ignore_errors=True)
+
+
+def complete(
+    model: PreTrainedModel, prompt_ids: Tensor, *, max_new_tokens: int, eos: int
+) -> list[int]:
+    """Returns the most likely continuation token by token, without the prompt, EOS included.
+
+    Args:
+        model: a causal language model.
+        prompt_ids: int64, shape (T,).
+        max_new_tokens: the longest continuation.
+        eos: the token that ends it.
+    """
+    input_ids = prompt_ids[None].to(model.device)
+    output = model.generate(
+        input_ids,
+        attention_mask=torch.ones_like(input_ids),
+        generation_config=GenerationConfig(
+            max_new_tokens=max_new_tokens, do_sample=False, eos_token_id=eos, pad_token_id=eos
+        ),
+    )
+    continuation: list[int] = output[0, len(prompt_ids) :].tolist()
+    return continuation
