@@ -4,7 +4,7 @@
 >>> env = gym.make("textrl/Keyword-v0")
 >>> obs, info = env.reset(seed=0)
 >>> obs["input_ids"].dtype, env.action_space
-(dtype('int64'), Discrete(50))
+(dtype('int64'), Discrete(46))
 """
 
 from textrl_envs.errors import InvalidInputError, RewardError, TextRLError

@@ -1,8 +1,8 @@
 """The dynamics, once: N rows of text that grow a token a step. The environments are views of it.
 
-    start(rows, prompt_index)   writes prompts
-    append(tokens, rows)        writes a token a row and finds out which rows end
-    score(rows)                 calls the reward on the rows that ended
+start(rows, prompt_index)   writes prompts
+append(tokens, rows)        writes a token a row and finds out which rows end
+score(rows)                 calls the reward on the rows that ended
 """
 
 from enum import IntEnum
@@ -17,7 +17,6 @@ from textrl_envs.task import Task
 from textrl_envs.tokenizers import DecodedTexts
 
 __all__ = ["FinishReason", "TextCore"]
-
 
 
 class FinishReason(IntEnum):
@@ -100,7 +99,9 @@ class TextCore:
             return _NO_ROWS
         ended = np.flatnonzero(is_end) if rows is None else rows[is_end]
         # A text that stops with its very last token has stopped: the limit did not cut it.
-        self.finish_reason[ended] = np.where(is_stop[is_end], FinishReason.STOP, FinishReason.LENGTH)
+        self.finish_reason[ended] = np.where(
+            is_stop[is_end], FinishReason.STOP, FinishReason.LENGTH
+        )
         return ended
 
     def score(

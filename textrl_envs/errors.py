@@ -1,8 +1,8 @@
 """The errors a user can cause. Each message says what was expected, what came, and what to do.
 
-    TextRLError                 everything below; the command line prints it in one line
-    ├── InvalidInputError       an argument, a file or a folder that cannot be used
-    └── RewardError             a reward that raised, or returned something other than finite numbers
+TextRLError                 everything below; the command line prints it in one line
+├── InvalidInputError       an argument, a file or a folder that cannot be used
+└── RewardError             a reward that raised, or returned something other than finite numbers
 """
 
 import difflib

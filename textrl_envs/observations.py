@@ -73,7 +73,9 @@ def read_observation(obs: Any) -> tuple[NDArray[np.int64], NDArray[np.int64]]:  
         is_text = input_ids != FLAT_PADDING
     lengths = is_text.sum(axis=1)
     if not lengths.all():
-        raise InvalidInputError("Every observation needs at least one token; got a row without text.")
+        raise InvalidInputError(
+            "Every observation needs at least one token; got a row without text."
+        )
     first = is_text.argmax(axis=1)
     columns = np.arange(input_ids.shape[1])
     if (is_text != ((columns >= first[:, None]) & (columns < (first + lengths)[:, None]))).any():

@@ -1,8 +1,8 @@
 """Prompts: what the environment presents. Read from a file or built in code, tokenised once.
 
-    Prompt       one prompt: text or token ids, and what a reward may want to know about it
-    read_prompts a JSONL file -> list of Prompt
-    PromptTable  all prompts of an environment as one padded array of token ids
+Prompt       one prompt: text or token ids, and what a reward may want to know about it
+read_prompts a JSONL file -> list of Prompt
+PromptTable  all prompts of an environment as one padded array of token ids
 """
 
 import json
@@ -159,7 +159,9 @@ class PromptTable(Sequence[Prompt]):
         for row, ids in zip(self.token_ids, rows, strict=True):
             row[: len(ids)] = ids
         self.texts: list[str] = [
-            tokenizer.decode(row) if prompt.text is None else template.replace("{prompt}", prompt.text)
+            tokenizer.decode(row)
+            if prompt.text is None
+            else template.replace("{prompt}", prompt.text)
             for prompt, row in zip(given, rows, strict=True)
         ]
         """What is presented, with the template filled in."""

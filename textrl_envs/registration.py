@@ -8,7 +8,10 @@ import gymnasium as gym
 __all__ = ["IDS", "register_all"]
 
 IDS = {
-    "textrl/Keyword-v0": ("keyword", "sparse credit: write a sentence with two words in order"),
+    "textrl/Keyword-v0": (
+        "keyword",
+        "sparse credit: write a story that mentions two words in order",
+    ),
     "textrl/TextBandit-v0": ("text_bandit", "your own tokenizer, prompts and reward"),
 }
 """id -> (task in `textrl_envs.environments`, what the environment isolates)."""

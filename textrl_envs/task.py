@@ -40,7 +40,9 @@ class Task:
 
     def __post_init__(self) -> None:
         if self.max_new_tokens < 1:
-            raise InvalidInputError(f"max_new_tokens must be at least 1; got {self.max_new_tokens}.")
+            raise InvalidInputError(
+                f"max_new_tokens must be at least 1; got {self.max_new_tokens}."
+            )
         if isinstance(self.stop, str) or not all(self.stop):
             raise InvalidInputError(
                 f"stop must be a sequence of non-empty texts, such as ['\\n']; got {self.stop!r}."

@@ -37,7 +37,9 @@ def load_tokenizer(name: str, *, trust_remote_code: bool = False) -> Tokenizer:
     try:
         tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=trust_remote_code)
     except (OSError, ValueError, ImportError) as error:
-        hint = "" if Path(name).exists() else " There is no such folder, and no such hub id in reach."
+        hint = (
+            "" if Path(name).exists() else " There is no such folder, and no such hub id in reach."
+        )
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise InvalidInputError(
             f"Cannot load a tokenizer from {name!r}.{hint} Give a folder that holds "

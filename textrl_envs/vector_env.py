@@ -72,7 +72,9 @@ class TextVectorEnv(VectorEnv[Any, Any, Any]):
         self.single_action_space = gym.spaces.Discrete(self.task.vocabulary_size)
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)
-        self._core = TextCore(self.task, num_envs, padding=observation_padding(self.task.tokenizer, obs))
+        self._core = TextCore(
+            self.task, num_envs, padding=observation_padding(self.task.tokenizer, obs)
+        )
         self._generators: list[np.random.Generator] = []
         self._is_running: NDArray[np.bool_] = np.zeros(num_envs, np.bool_)
         self._all_running = False
@@ -117,10 +119,9 @@ class TextVectorEnv(VectorEnv[Any, Any, Any]):
         return self._observe(), self._infos(mask)
 
     def step(
-        self, actions: Any  # noqa: ANN401 - an array or a list of token ids
-    ) -> tuple[
-        Observation, NDArray[np.float64], NDArray[np.bool_], NDArray[np.bool_], Infos
-    ]:
+        self,
+        actions: Any,  # noqa: ANN401 - an array or a list of token ids
+    ) -> tuple[Observation, NDArray[np.float64], NDArray[np.bool_], NDArray[np.bool_], Infos]:
         """Appends a token to each running row; scores the rows which that ended, in one call.
 
         Args:
@@ -202,7 +203,9 @@ class TextVectorEnv(VectorEnv[Any, Any, Any]):
             if value is not None:
                 self._generators[row] = seeding.np_random(value)[0]
 
-    def _start(self, rows: NDArray[np.int64], prompt_index: NDArray[np.int64] | None = None) -> None:
+    def _start(
+        self, rows: NDArray[np.int64], prompt_index: NDArray[np.int64] | None = None
+    ) -> None:
         if prompt_index is None:
             number = len(self.task.prompts)
             drawn = [draw_prompt(self._generators[row], number) for row in rows.tolist()]

@@ -38,8 +38,8 @@ __all__ = [
 
 EOS_TOKEN = "<|endoftext|>"
 PAD_TOKEN = "<|pad|>"
-# Sequences are sorted by length within pools of about so many batches: enough for rows of nearly one
-# length, few enough that which sequences meet in a batch still changes from epoch to epoch.
+# Sequences are sorted by length within pools of about so many batches: enough for rows of nearly
+# one length, few enough that which sequences meet in a batch still changes from epoch to epoch.
 POOL_BATCHES = 32
 
 
@@ -59,7 +59,7 @@ class TokenSequence:
     token_ids: Tensor
     """int64, shape (T,)."""
     is_target: Tensor
-    """bool, shape (T,): whether the token counts in the loss. Never the first: nothing predicts it."""
+    """bool, shape (T,): whether the token is learnt. Never the first: nothing predicts it."""
     prompt_length: int
     """Tokens in front that are given, not written, when the model is sampled."""
 
@@ -114,7 +114,8 @@ def read_text(path: Path) -> str:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
         raise InvalidInputError(
-            f"Cannot read training data {path}: {error.strerror}. Give a readable text or JSONL file."
+            f"Cannot read training data {path}: {error.strerror}. "
+            "Give a readable text or JSONL file."
         ) from error
     except UnicodeDecodeError as error:
         raise InvalidInputError(
@@ -158,8 +159,8 @@ def train_tokenizer(
 ) -> PreTrainedTokenizerFast:
     """Learns a byte-level BPE vocabulary; the same texts give the same vocabulary.
 
-    Every text can be encoded, since all 256 bytes are tokens, and decodes to itself. No special token
-    is added on encoding.
+    Every text can be encoded, since all 256 bytes are tokens, and decodes to itself. No special
+    token is added on encoding.
 
     Args:
         texts: what to learn from.
@@ -178,7 +179,7 @@ def train_tokenizer(
         show_progress=False,
     )
     tokenizer.train_from_iterator(texts, trainer)
-    return PreTrainedTokenizerFast(
+    return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
         tokenizer_object=tokenizer,
         eos_token=EOS_TOKEN,
         # Distinct from EOS: a model taught on padding that looks like EOS never learns to stop.
@@ -192,9 +193,9 @@ def tokenise_examples(
 ) -> list[TokenSequence]:
     """Tokenises each example as prompt, response, EOS.
 
-    Prompt and response are tokenised apart, as in the environment, where the prompt stands alone and
-    the response follows token by token. Tokenised as one text, the two could share a token across
-    their boundary, and the model would be taught a sequence it never meets.
+    Prompt and response are tokenised apart, as in the environment, where the prompt stands alone
+    and the response follows token by token. Tokenised as one text, the two could share a token
+    across their boundary, and the model would be taught a sequence it never meets.
 
     Raises:
         InvalidInputError: a response holds a special token, or a prompt has no token.
@@ -210,7 +211,7 @@ def tokenise_examples(
 def cut_text(
     text: str, tokenizer: PreTrainedTokenizerFast, *, max_tokens: int
 ) -> list[TokenSequence]:
-    """Tokenises a text with EOS behind it and cuts it into blocks of `max_tokens`, the last shorter."""
+    """Tokenises a text, EOS behind it, and cuts blocks of `max_tokens`, the last shorter."""
     (token_ids,) = _encode([text], tokenizer, add_special_tokens=False)
     token_ids.append(_eos(tokenizer))
     blocks = [token_ids[i : i + max_tokens] for i in range(0, len(token_ids), max_tokens)]
@@ -278,7 +279,7 @@ def _sequence(token_ids: list[int], *, first_target: int, prompt_length: int) ->
 def split_indices(
     count: int, *, held_out_fraction: float, generator: torch.Generator
 ) -> tuple[list[int], list[int]]:
-    """Splits 0..count-1 at random into a training part and a held-out part, at least one in each."""
+    """Splits 0..count-1 at random into a training and a held-out part, at least one in each."""
     order: list[int] = torch.randperm(count, generator=generator).tolist()
     held_out = min(max(1, round(count * held_out_fraction)), count - 1)
     return sorted(order[held_out:]), sorted(order[:held_out])

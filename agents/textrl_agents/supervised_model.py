@@ -1,23 +1,22 @@
-"""Causal language models for supervised fine-tuning: built small, or taken from a folder; and saved.
+"""Causal language models for supervised fine-tuning: built small or taken from a folder; saved.
 
 build_model    a new model from a few numbers
 load_model     a model and its tokenizer from a Transformers folder
 complete       a prompt's most likely continuation
-save_folder    both, and a record of the training, as one folder that appears whole or not at all
+save_folder    model, tokenizer and record, as one folder that appears whole or not at all
 """
 
+import contextlib
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor
 from transformers import (
-    AutoModelForCausalLM,
     GenerationConfig,
     GPT2Config,
     GPT2LMHeadModel,
@@ -26,90 +25,68 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerFast,
 )
+from transformers.utils import logging
 
+from textrl_agents.supervised_config import SupervisedConfig
 from textrl_envs.errors import InvalidInputError
+from textrl_envs.language_models.decoder import load_causal_lm
 from textrl_envs.tokenizers import load_tokenizer
 
 __all__ = [
     "RECORD_NAME",
-    "Architecture",
     "build_model",
-    "check_free",
     "complete",
     "load_model",
+    "prepare_destination",
     "save_folder",
 ]
 
-Architecture = Literal["gpt2", "llama"]
 RECORD_NAME = "training.json"
 """The file that tells a folder written by `save_folder`."""
 
 
-def build_model(
-    tokenizer: PreTrainedTokenizerFast,
-    *,
-    architecture: Architecture,
-    layers: int,
-    width: int,
-    heads: int,
-    max_tokens: int,
-    seed: int,
-) -> PreTrainedModel:
+def build_model(config: SupervisedConfig, tokenizer: PreTrainedTokenizerFast) -> PreTrainedModel:
     """Returns a new model in float32 on the CPU; the seed alone decides its weights."""
-    sizes = (len(tokenizer), layers, width, heads, max_tokens)
-    build = {"gpt2": _gpt2, "llama": _llama}[architecture]
+    build = {"gpt2": _gpt2, "llama": _llama}[config.architecture]
     # Layers draw their weights from the global generator, so it is put back as it was.
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        model = build(*sizes, tokenizer)
-    return model
+        torch.manual_seed(config.seed)
+        return build(config, tokenizer)
 
 
-def _gpt2(
-    vocabulary_size: int,
-    layers: int,
-    width: int,
-    heads: int,
-    max_tokens: int,
-    tokenizer: PreTrainedTokenizerFast,
-) -> PreTrainedModel:
-    config = GPT2Config(
-        vocab_size=vocabulary_size,
-        n_positions=max_tokens,
-        n_embd=width,
-        n_layer=layers,
-        n_head=heads,
-        # The same function as GPT-2's own "gelu_new", as one operation instead of eight.
-        activation_function="gelu_pytorch_tanh",
-        resid_pdrop=0.0,
-        embd_pdrop=0.0,
-        attn_pdrop=0.0,
-        **_special_ids(tokenizer),
+def _gpt2(config: SupervisedConfig, tokenizer: PreTrainedTokenizerFast) -> PreTrainedModel:
+    return GPT2LMHeadModel(
+        GPT2Config(
+            vocab_size=len(tokenizer),
+            n_positions=config.max_tokens,
+            n_embd=config.width,
+            n_layer=config.layers,
+            n_head=config.heads,
+            # The same function as GPT-2's own "gelu_new", as one operation instead of eight.
+            activation_function="gelu_pytorch_tanh",
+            resid_pdrop=0.0,
+            embd_pdrop=0.0,
+            attn_pdrop=0.0,
+            **_special_ids(tokenizer),
+        )
     )
-    return GPT2LMHeadModel(config)
 
 
-def _llama(
-    vocabulary_size: int,
-    layers: int,
-    width: int,
-    heads: int,
-    max_tokens: int,
-    tokenizer: PreTrainedTokenizerFast,
-) -> PreTrainedModel:
-    config = LlamaConfig(
-        vocab_size=vocabulary_size,
-        max_position_embeddings=max_tokens,
-        hidden_size=width,
-        # Three matrices of 8/3 the width hold as many weights as GPT-2's two of 4.
-        intermediate_size=-(-8 * width // 3 // 8) * 8,
-        num_hidden_layers=layers,
-        num_attention_heads=heads,
-        attention_dropout=0.0,
-        tie_word_embeddings=True,
-        **_special_ids(tokenizer),
+def _llama(config: SupervisedConfig, tokenizer: PreTrainedTokenizerFast) -> PreTrainedModel:
+    return LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=len(tokenizer),
+            max_position_embeddings=config.max_tokens,
+            hidden_size=config.width,
+            # Three matrices of 8/3 the width hold as many weights as GPT-2's two of 4.
+            intermediate_size=round(config.width / 3) * 8,
+            num_hidden_layers=config.layers,
+            num_attention_heads=config.heads,
+            attention_dropout=0.0,
+            tie_word_embeddings=True,
+            **_special_ids(tokenizer),
+        )
     )
-    return LlamaForCausalLM(config)
 
 
 def _special_ids(tokenizer: PreTrainedTokenizerFast) -> dict[str, Any]:
@@ -125,18 +102,31 @@ def load_model(folder: Path, *, max_tokens: int) -> tuple[PreTrainedModel, PreTr
         max_tokens: the longest sequence the model must be able to read.
 
     Raises:
-        InvalidInputError: no such folder, no config.json, weights other than safetensors, weights or
-            a tokenizer that do not fit the model, a tokenizer without EOS, or too short a context.
+        InvalidInputError: no such folder, no config.json, weights other than safetensors, a
+            tokenizer that does not fit the model or has no EOS, or too short a context.
     """
-    _check_files(folder)
-    model = _read_weights(folder)
+    if not folder.is_dir():
+        raise InvalidInputError(
+            f"Expected a Transformers model folder; there is none at {folder}. "
+            "Give the folder that save_pretrained wrote."
+        )
+    with _no_progress_bars():
+        model = load_causal_lm(str(folder))
     tokenizer = load_tokenizer(str(folder))
     if not isinstance(tokenizer, PreTrainedTokenizerFast):
         raise InvalidInputError(
             f"Expected a fast tokenizer in {folder}; got {type(tokenizer).__name__}. "
             "Save one with a tokenizer.json."
         )
-    vocabulary_size = model.get_input_embeddings().weight.shape[0]
+    _check_sizes(model, tokenizer, folder, max_tokens)
+    return model, tokenizer
+
+
+def _check_sizes(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, folder: Path, max_tokens: int
+) -> None:
+    embedding: Any = model.get_input_embeddings()
+    vocabulary_size = embedding.weight.shape[0]
     if len(tokenizer) > vocabulary_size:
         raise InvalidInputError(
             f"The tokenizer in {folder} has {len(tokenizer)} tokens, its model only "
@@ -148,69 +138,45 @@ def load_model(folder: Path, *, max_tokens: int) -> tuple[PreTrainedModel, PreTr
             f"max_tokens must be at most the {context} tokens that the model in {folder} reads; "
             f"got {max_tokens}. Lower max_tokens."
         )
-    return model, tokenizer
 
 
-def _check_files(folder: Path) -> None:
-    if not (folder / "config.json").is_file():
-        got = "a folder without config.json" if folder.is_dir() else "no such folder"
-        raise InvalidInputError(
-            f"Expected a Transformers model folder at {folder}; got {got}. "
-            "Give the folder that save_pretrained wrote."
-        )
-    if not any(folder.glob("*.safetensors")):
-        names = sorted(p.name for p in folder.iterdir() if p.suffix in {".bin", ".pt", ".pth"})
-        got = f"only {', '.join(names)}" if names else "no weights"
-        raise InvalidInputError(
-            f"Expected safetensors weights in {folder}; got {got}. Pickled weights run code when "
-            "read: convert them with model.save_pretrained, which writes model.safetensors."
-        )
-
-
-def _read_weights(folder: Path) -> PreTrainedModel:
-    try:
-        model, loading = AutoModelForCausalLM.from_pretrained(
-            folder,
-            use_safetensors=True,
-            local_files_only=True,
-            trust_remote_code=False,
-            dtype=torch.float32,
-            output_loading_info=True,
-        )
-    except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
-        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        raise InvalidInputError(
-            f"Cannot read a causal language model from {folder} ({reason}). "
-            "Give the folder that save_pretrained wrote."
-        ) from error
-    # Transformers fills missing weights with noise and only remarks on it.
-    if loading["missing_keys"]:
-        raise InvalidInputError(
-            f"Weights are missing in {folder}: {', '.join(sorted(loading['missing_keys'])[:3])}. "
-            "Give the folder of a complete causal language model."
-        )
-    assert isinstance(model, PreTrainedModel)
-    return model
-
-
-def check_free(folder: Path, *, overwrite: bool) -> None:
-    """Checks that a result may be written to `folder`, before hours are spent on it.
+def prepare_destination(folder: Path, *, overwrite: bool) -> None:
+    """Makes sure that a result can be written to `folder`, before hours are spent on it.
 
     Raises:
-        InvalidInputError: there is something, and it is no earlier result or may not be replaced.
+        InvalidInputError: there is something, and it is no earlier result or may not be replaced;
+            or the folder around it cannot be made.
     """
-    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        is_free = not folder.exists() or (folder.is_dir() and not any(folder.iterdir()))
+    except OSError as error:
+        raise InvalidInputError(
+            f"Cannot save to {folder}: {error.strerror}. Choose another folder."
+        ) from error
+    if is_free:
         return
-    is_result = (folder / RECORD_NAME).is_file()
-    if not is_result:
+    if not (folder / RECORD_NAME).is_file():
         raise InvalidInputError(
             f"Expected a new folder to save to; {folder} holds other files. Choose another."
         )
     if not overwrite:
         raise InvalidInputError(
             f"Expected a new folder to save to; {folder} holds an earlier result. "
-            "Choose another, or overwrite it with overwrite=True (--overwrite)."
+            "Choose another, or replace it with overwrite=True (--overwrite)."
         )
+
+
+@contextlib.contextmanager
+def _no_progress_bars() -> Iterator[None]:
+    # Transformers draws a bar for each file of weights, in the middle of our own.
+    was_enabled = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    try:
+        yield
+    finally:
+        if was_enabled:
+            logging.enable_progress_bar()  # type: ignore[no-untyped-call]
 
 
 def save_folder(
@@ -223,17 +189,17 @@ def save_folder(
     """Writes model, tokenizer and record; a reader finds the whole folder or the one before.
 
     Args:
-        folder: replaced if it exists, so ask `check_free` first.
+        folder: replaced if it exists, so ask `prepare_destination` first.
         model: saved as safetensors with its config and generation config.
         tokenizer: saved beside it.
         record: JSON values, written to training.json.
     """
-    folder.parent.mkdir(parents=True, exist_ok=True)
     # Siblings: renaming is atomic only within one file system.
     partial = folder.with_name(f".{folder.name}.partial-{os.getpid()}")
     former = folder.with_name(f".{folder.name}.former-{os.getpid()}")
     try:
-        model.save_pretrained(partial)
+        with _no_progress_bars():
+            model.save_pretrained(partial)
         tokenizer.save_pretrained(partial)
         text = json.dumps(record, indent=2, ensure_ascii=False)
         (partial / RECORD_NAME).write_text(text + "\n", encoding="utf-8")
@@ -258,12 +224,11 @@ def complete(
         eos: the token that ends it.
     """
     input_ids = prompt_ids[None].to(model.device)
-    output = model.generate(
-        input_ids,
-        attention_mask=torch.ones_like(input_ids),
-        generation_config=GenerationConfig(
-            max_new_tokens=max_new_tokens, do_sample=False, eos_token_id=eos, pad_token_id=eos
-        ),
+    settings = GenerationConfig(  # type: ignore[no-untyped-call]
+        max_new_tokens=max_new_tokens, do_sample=False, eos_token_id=eos, pad_token_id=eos
+    )
+    output = model.generate(  # type: ignore[operator]
+        input_ids, attention_mask=torch.ones_like(input_ids), generation_config=settings
     )
     continuation: list[int] = output[0, len(prompt_ids) :].tolist()
     return continuation

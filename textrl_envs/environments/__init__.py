@@ -37,7 +37,9 @@ def build_task(task: Task | str, parameters: Mapping[str, Any]) -> Task:
     module, _, name = TASKS[task].partition(":")
     function: Callable[..., Task] = getattr(importlib.import_module(module), name)
     _check_parameters(task, function, parameters)
-    return function(**parameters)
+    # JSON has lists where Python has tuples; only the latter can be the key of a cache.
+    values = {k: tuple(v) if isinstance(v, list) else v for k, v in parameters.items()}
+    return function(**values)
 
 
 def _check_parameters(

@@ -69,9 +69,7 @@ def text_bandit(
         check_tokenizer(tokenizer, type(tokenizer).__name__)
     if isinstance(prompts, str | Path):
         prompts = read_prompts(prompts, prompt_field=prompt_field)
-    table = PromptTable(
-        prompts, tokenizer, template=template, max_prompt_tokens=max_prompt_tokens
-    )
+    table = PromptTable(prompts, tokenizer, template=template, max_prompt_tokens=max_prompt_tokens)
     return Task(
         tokenizer=tokenizer,
         prompts=table,

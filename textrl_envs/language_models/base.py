@@ -42,7 +42,16 @@ class LanguageModel(TokenScorer, Protocol):
             Shape (B, L), in nats. 0 in column 0, which nothing precedes, and behind the text.
         """
 
-    def sequence_log_probs(
-        self, input_ids: NDArray[np.integer[Any]], attention_mask: NDArray[np.integer[Any]]
+    def log_probs_at(
+        self,
+        input_ids: NDArray[np.integer[Any]],
+        attention_mask: NDArray[np.integer[Any]],
+        places: tuple[NDArray[np.integer[Any]], NDArray[np.integer[Any]]],
     ) -> NDArray[np.floating[Any]]:
-        """Returns log p(. | tokens up to t) for every column t, shape (B, L, V), in nats."""
+        """Returns log p(. | tokens up to and with a place) for M places, shape (M, V), in nats.
+
+        Args:
+            input_ids: token ids, right-padded, shape (B, L).
+            attention_mask: 1 where there is text, shape (B, L).
+            places: row and column of each place, shape (M,) both.
+        """

@@ -1,6 +1,7 @@
 """CausalLanguageModel: any Transformers causal LM, as a frozen language model."""
 
 import functools
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -103,12 +104,19 @@ class CausalLanguageModel:
         return np.where(np.asarray(attention_mask) != 0, scores, np.float32(0))
 
     @torch.no_grad()
-    def sequence_log_probs(
-        self, input_ids: NDArray[np.integer[Any]], attention_mask: NDArray[np.integer[Any]]
+    def log_probs_at(
+        self,
+        input_ids: NDArray[np.integer[Any]],
+        attention_mask: NDArray[np.integer[Any]],
+        places: tuple[NDArray[np.integer[Any]], NDArray[np.integer[Any]]],
     ) -> NDArray[np.float32]:
-        """Returns log p(. | tokens up to t) for every column t, float32 (B, L, V), in nats."""
-        ids = self._right_padded(input_ids, attention_mask)
-        return _to_numpy(self._log_softmax(self._decoder.hidden(ids)))
+        """Returns log p(. | tokens up to and with a place) for M places, float32 (M, V), in nats."""
+        hidden = self._decoder.hidden(self._right_padded(input_ids, attention_mask))
+        return _to_numpy(self._log_softmax(hidden[places]))
+
+    def save(self, folder: str | Path) -> None:
+        """Writes an ordinary Transformers folder."""
+        self.model.save_pretrained(folder)
 
     def _log_softmax(self, hidden: Tensor) -> Tensor:
         logits = self._decoder.head(hidden)[..., : self._vocabulary_size]

@@ -62,10 +62,14 @@ def load_causal_lm(path: str, *, trust_remote_code: bool = False) -> Any:  # noq
 
 def _check_folder(folder: Path) -> None:
     if not (folder / "config.json").exists():
-        raise InvalidInputError(f"{folder} has no config.json: it is not a Transformers model folder.")
+        raise InvalidInputError(
+            f"{folder} has no config.json: it is not a Transformers model folder."
+        )
     pickled = sorted([*folder.glob("*.bin"), *folder.glob("*.pt"), *folder.glob("*.pth")])
     if not list(folder.glob("*.safetensors")):
-        found = f"; it has {pickled[0].name}, which is pickled and could run code" if pickled else ""
+        found = (
+            f"; it has {pickled[0].name}, which is pickled and could run code" if pickled else ""
+        )
         raise InvalidInputError(
             f"{folder} has no safetensors weights{found}. "
             "Save it again with save_pretrained(safe_serialization=True)."
@@ -158,9 +162,7 @@ def _cache_agrees(trunk: nn.Module, vocabulary_size: int) -> bool:
         for length in (4, 5, 6):
             obs = np.where(np.arange(6) < length, ids, -1)
             obs[1, length - 1] = -1  # a ragged pair
-            if not torch.allclose(
-                cached.read(obs), plain.read(obs), rtol=0, atol=PROBE_TOLERANCE
-            ):
+            if not torch.allclose(cached.read(obs), plain.read(obs), rtol=0, atol=PROBE_TOLERANCE):
                 break
         else:
             return True

@@ -35,7 +35,9 @@ class NGramModel:
                 f"Expected a table of shape (V, V, ...), one axis a token; got {self.table.shape}."
             )
         if not np.allclose(np.exp(self.table).sum(axis=-1), 1, rtol=0, atol=1e-9):
-            raise InvalidInputError("Every row of the table must be a log-distribution summing to 1.")
+            raise InvalidInputError(
+                "Every row of the table must be a log-distribution summing to 1."
+            )
 
     @property
     def vocabulary_size(self) -> int:
@@ -92,19 +94,21 @@ class NGramModel:
     def next_log_probs(self, obs: Any) -> NDArray[np.float64]:  # noqa: ANN401
         """Returns the log-probabilities of all next tokens, in nats, shape (B, V)."""
         input_ids, lengths = read_observation(obs)
-        return self._rows(input_ids, lengths[:, None] - 1)[:, 0]
+        return self._rows(input_ids, np.arange(len(lengths)), lengths - 1)
 
     def log_probs(self, obs: Any, actions: NDArray[np.integer[Any]]) -> NDArray[np.float64]:  # noqa: ANN401
         """Returns the log-probability of each action in each observation, in nats, shape (B,)."""
         rows = self.next_log_probs(obs)
         return rows[np.arange(len(rows)), np.asarray(actions)]
 
-    def sequence_log_probs(
-        self, input_ids: NDArray[np.integer[Any]], attention_mask: NDArray[np.integer[Any]]
+    def log_probs_at(
+        self,
+        input_ids: NDArray[np.integer[Any]],
+        attention_mask: NDArray[np.integer[Any]],
+        places: tuple[NDArray[np.integer[Any]], NDArray[np.integer[Any]]],
     ) -> NDArray[np.float64]:
-        """Returns log p(. | tokens up to t) for every column t, shape (B, L, V), in nats."""
-        ids = np.where(attention_mask != 0, input_ids, 0)
-        return self._rows(ids, np.broadcast_to(np.arange(ids.shape[1]), ids.shape))
+        """Returns log p(. | tokens up to and with a place) for M places, shape (M, V), in nats."""
+        return self._rows(input_ids, *places)
 
     def score(
         self, input_ids: NDArray[np.integer[Any]], attention_mask: NDArray[np.integer[Any]]
@@ -113,19 +117,20 @@ class NGramModel:
 
         0 in column 0, which nothing precedes, and behind the text.
         """
-        following = self.sequence_log_probs(input_ids, attention_mask)[:, :-1]
-        ids = np.where(attention_mask != 0, input_ids, 0)[:, 1:, None]
         scores = np.zeros(np.shape(input_ids), np.float64)
-        scores[:, 1:] = np.take_along_axis(following, ids, axis=2)[..., 0]
-        return np.where(attention_mask != 0, scores, 0.0)
+        rows, columns = np.nonzero(np.asarray(attention_mask)[:, 1:])
+        following = self._rows(input_ids, rows, columns)
+        tokens = np.asarray(input_ids)[rows, columns + 1]
+        scores[rows, columns + 1] = following[np.arange(len(rows)), tokens]
+        return scores
 
-    def _rows(self, ids: NDArray[Any], ends: NDArray[Any]) -> NDArray[np.float64]:
-        """Returns the table's rows for contexts that end at columns `ends`, shape (B, T, V).
+    def _rows(
+        self, ids: NDArray[Any], rows: NDArray[Any], ends: NDArray[Any]
+    ) -> NDArray[np.float64]:
+        """Returns the table's rows for contexts that end at columns `ends`, shape (M, V).
 
         A context that reaches back beyond the text repeats its first token there.
         """
-        rows = np.arange(len(ids))[:, None]
-        context = tuple(
-            ids[rows, np.maximum(ends - back, 0)] for back in range(self.order - 2, -1, -1)
-        )
+        backs = range(self.order - 2, -1, -1)
+        context = tuple(ids[rows, np.maximum(ends - back, 0)] for back in backs)
         return self.table[context]  # type: ignore[no-any-return]

@@ -16,7 +16,16 @@ from textrl_envs.errors import InvalidInputError
 from textrl_envs.language_models.slot_cache import SlotCache
 from textrl_envs.observations import read_observation
 
-__all__ = ["PrefixReader"]
+__all__ = ["PrefixReader", "weights_version"]
+
+
+def weights_version(module: nn.Module) -> tuple[int, ...]:
+    """Returns numbers that change whenever a weight is written in place.
+
+    torch counts such writes for each tensor; a step of an optimiser is one, so is loading. Writes
+    through `.data` are not counted: call `forget()` after them.
+    """
+    return tuple(parameter._version for parameter in module.parameters())
 
 
 class PrefixReader:
@@ -31,6 +40,8 @@ class PrefixReader:
         self._trunk = trunk
         self.use_cache = use_cache
         self._weights_seen: tuple[int, ...] = ()
+        self.version = 0
+        """Changes whenever any row's answer may have changed."""
         # A text longer than a sliding window is read afresh: the slots keep no window.
         window = getattr(trunk.config, "sliding_window", None)
         self._window: float = window if isinstance(window, int) else math.inf
@@ -42,6 +53,7 @@ class PrefixReader:
         self._ids: NDArray[np.int64] = np.zeros((0, 0), np.int64)
         self._lengths: NDArray[np.int64] = np.zeros(0, np.int64)
         self._hidden: Tensor | None = None
+        self.version += 1
 
     @torch.no_grad()
     def read(self, obs: Any) -> Tensor:  # noqa: ANN401 - either form of an observation
@@ -55,14 +67,12 @@ class PrefixReader:
         """
         input_ids, lengths = read_observation(obs)
         self._check_length(int(lengths.max()))
-        was_training = self._trunk.training
-        self._trunk.eval()
-        try:
-            if not self.use_cache or input_ids.shape[1] > self._window:
-                return self._read_afresh(input_ids, lengths)
-            return self._read_on(input_ids, lengths)
-        finally:
-            self._trunk.train(was_training)
+        if self._trunk.training:
+            self._trunk.eval()  # dropout would make the answer random
+        if not self.use_cache or input_ids.shape[1] > self._window:
+            self.version += 1
+            return self._read_afresh(input_ids, lengths)
+        return self._read_on(input_ids, lengths)
 
     def _read_on(self, input_ids: NDArray[np.int64], lengths: NDArray[np.int64]) -> Tensor:
         self._notice_new_weights()
@@ -122,6 +132,7 @@ class PrefixReader:
         if self._hidden is None:
             self._hidden = hidden.new_zeros(len(self._lengths), hidden.shape[-1])
         self._hidden[slots] = hidden
+        self.version += 1
 
     def _read_afresh(self, input_ids: NDArray[np.int64], lengths: NDArray[np.int64]) -> Tensor:
         width = int(lengths.max())
@@ -153,8 +164,7 @@ class PrefixReader:
         self._lengths = np.zeros(slots, np.int64)
 
     def _notice_new_weights(self) -> None:
-        # torch counts the in-place writes to a tensor; an optimiser's step is one.
-        weights = tuple(p._version for p in self._trunk.parameters())
+        weights = weights_version(self._trunk)
         if weights != self._weights_seen:
             self.forget()
             self._weights_seen = weights

@@ -48,7 +48,9 @@ def load_object(name: str, what: str) -> Any:  # noqa: ANN401 - whatever stands 
 
 def _import(place: str, what: str) -> ModuleType:
     try:
-        return _import_file(Path(place)) if place.endswith(".py") else importlib.import_module(place)
+        return (
+            _import_file(Path(place)) if place.endswith(".py") else importlib.import_module(place)
+        )
     except InvalidInputError:
         raise
     # A user's module may raise anything while it is imported; it is raised again with its place.

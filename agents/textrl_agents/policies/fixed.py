@@ -1,0 +1,49 @@
+"""FixedPolicy: any language model as a policy that is never trained, such as the reference itself."""
+
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from textrl_agents.policies.base import PolicyStep, sample
+from textrl_envs.language_models.base import LanguageModel
+
+__all__ = ["FixedPolicy"]
+
+
+class FixedPolicy:
+    """Samples from a language model.
+
+    Args:
+        language_model: whose distribution is sampled.
+    """
+
+    def __init__(self, language_model: LanguageModel) -> None:
+        self.language_model = language_model
+
+    @property
+    def vocabulary_size(self) -> int:
+        """V."""
+        return self.language_model.vocabulary_size
+
+    def step(self, obs: Any, rng: np.random.Generator, *, greedy: bool = False) -> PolicyStep:  # noqa: ANN401
+        """Chooses a token in each observation; values are 0."""
+        log_probs = torch.from_numpy(self.language_model.next_log_probs(obs)).double()
+        if greedy:
+            actions = log_probs.argmax(-1)
+        else:
+            actions = sample(log_probs, torch.from_numpy(rng.random(len(log_probs))))
+        chosen = log_probs.gather(1, actions[:, None])[:, 0]
+        entropies = torch.special.entr(log_probs.exp()).sum(-1)
+        values = np.zeros(len(log_probs))
+        return PolicyStep(actions.numpy(), chosen.numpy(), entropies.numpy(), values)
+
+    def next_values(self, obs: Any) -> NDArray[np.float64]:  # noqa: ANN401 - either form
+        """Returns 0 for each observation: nothing was learnt."""
+        ids = obs["input_ids"] if isinstance(obs, dict) else obs
+        return np.zeros(len(ids))
+
+    def log_probs(self, obs: Any, actions: NDArray[np.integer[Any]]) -> NDArray[np.float64]:  # noqa: ANN401
+        """Returns the log-probability of each action in each observation, in nats, (B,)."""
+        return self.language_model.log_probs(obs, actions).astype(np.float64)

@@ -1,0 +1,145 @@
+"""PPO (Schulman et al. 2017, arXiv:1707.06347) with clipped policy and value, over whole episodes."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from textrl_agents.advantages import generalised_advantages, standardise
+from textrl_agents.episodes import Episodes
+from textrl_agents.kl import k3
+from textrl_agents.losses import clipped_policy_loss, clipped_value_loss, entropy_loss
+from textrl_agents.on_policy import OnPolicyAgent, OnPolicyConfig
+
+__all__ = ["PPO", "PPOConfig"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PPOConfig(OnPolicyConfig):
+    """Settings of PPO."""
+
+    epochs: int = 4
+    """Times that each batch is gone through."""
+    minibatches: int = 4
+    """Parts of a batch, an optimiser's step each."""
+    clip: float = 0.2
+    """ε: the ratio of new and old policy is followed within 1 ± ε."""
+    value_clip: float = 0.2
+    """ε of the value, in units of the score."""
+    value_coefficient: float = 0.5
+    """Weight of the value loss."""
+    gae_lambda: float = 0.95
+    """λ of generalised advantage estimation."""
+    standardise_advantages: bool = True
+    """Shift and scale the advantages of a batch to mean 0 and deviation 1."""
+    target_kl: float | None = None
+    """Stop the epochs of a batch once KL(old ‖ new) exceeds this, in nats a token."""
+
+    def __post_init__(self) -> None:
+        OnPolicyConfig.__post_init__(self)
+        self.check("epochs", self.epochs >= 1, "at least 1")
+        fits = 1 <= self.minibatches <= self.episodes_per_batch
+        self.check("minibatches", fits, f"in 1..episodes_per_batch ({self.episodes_per_batch})")
+        self.check("clip", self.clip > 0, "positive")
+        self.check("value_clip", self.value_clip > 0, "positive")
+        self.check("value_coefficient", self.value_coefficient >= 0, "0 or more")
+        self.check("gae_lambda", 0 <= self.gae_lambda <= 1, "in [0, 1]")
+        self.check("target_kl", self.target_kl is None or self.target_kl > 0, "positive or None")
+
+
+class PPO(OnPolicyAgent):
+    """Goes through each batch several times, while the new policy stays near the old.
+
+    Args:
+        policy: what is trained.
+        config: a `PPOConfig`.
+        seed: decides prompts, sampling and minibatches.
+    """
+
+    name: ClassVar[str] = "ppo"
+    config_class: ClassVar[type[OnPolicyConfig]] = PPOConfig
+    config: PPOConfig
+
+    def update(self, episodes: Episodes, rng: np.random.Generator) -> dict[str, float]:
+        """Takes `epochs` x `minibatches` steps, or fewer where `target_kl` says so."""
+        advantages = generalised_advantages(
+            episodes.rewards,
+            episodes.values,
+            episodes.response_mask,
+            bootstrap_values=episodes.bootstrap_values,
+            smoothing=self.config.gae_lambda,
+        )
+        # Targets before scaling: the value is learnt in units of the score.
+        targets = np.where(episodes.response_mask, advantages + episodes.values, 0.0)
+        if self.config.standardise_advantages:
+            advantages = standardise(advantages, episodes.response_mask)
+        steps: list[dict[str, float]] = []
+        for _ in range(self.config.epochs):
+            order = rng.permutation(len(episodes))
+            for rows in np.array_split(order, self.config.minibatches):
+                steps.append(self._step(episodes, np.sort(rows), advantages, targets))
+            if self._is_far([step["update_kl"] for step in steps[-self.config.minibatches :]]):
+                break
+        stats = {key: float(np.mean([step[key] for step in steps])) for key in steps[0]}
+        stats["first_ratio_error"] = steps[0]["ratio_error"]
+        del stats["ratio_error"]
+        return {
+            **stats,
+            "update_kl": steps[-1]["update_kl"],
+            "optimizer_steps": len(steps),
+            "explained_variance": _explained_variance(episodes, targets),
+        }
+
+    def _step(
+        self,
+        episodes: Episodes,
+        rows: NDArray[np.int64],
+        advantages: NDArray[np.float64],
+        targets: NDArray[np.float64],
+    ) -> dict[str, float]:
+        """Takes one optimiser's step on some of the episodes."""
+        config, part = self.config, episodes.select(rows)
+        mask = episodes.response_mask[rows]
+        new = self.policy.evaluate(part)
+
+        def tokens(values: NDArray[np.float64]) -> torch.Tensor:
+            return torch.from_numpy(values[rows][mask]).to(new.log_probs)
+
+        old_log_probs, count = tokens(episodes.log_probs), part.num_tokens
+        policy = clipped_policy_loss(
+            new.log_probs, old_log_probs, tokens(advantages), clip=config.clip, num_tokens=count
+        )
+        value = clipped_value_loss(
+            new.values,
+            tokens(episodes.values),
+            tokens(targets),
+            clip=config.value_clip,
+            num_tokens=count,
+        )
+        entropy = entropy_loss(new.entropies, num_tokens=count)
+        loss = policy + config.value_coefficient * value + config.entropy_coefficient * entropy
+        loss.backward()  # type: ignore[no-untyped-call]
+        with torch.no_grad():
+            log_ratio = new.log_probs - old_log_probs
+            is_clipped = (log_ratio.exp() - 1).abs() > config.clip
+        return {
+            "policy_loss": float(policy.detach()),
+            "value_loss": float(value.detach()),
+            # The tokens are the old policy's, so this estimates KL(old ‖ new).
+            "update_kl": float(k3(-log_ratio).mean()),
+            "clip_fraction": float(is_clipped.float().mean()),
+            "ratio_error": float((log_ratio.exp() - 1).abs().max()),
+            "gradient_norm": self.step_optimizer(),
+        }
+
+    def _is_far(self, update_kl: list[float]) -> bool:
+        return self.config.target_kl is not None and np.mean(update_kl) > self.config.target_kl
+
+
+def _explained_variance(episodes: Episodes, targets: NDArray[np.float64]) -> float:
+    """Share of the targets' variance that the value before the update explained; 1 is perfect."""
+    wanted = targets[episodes.response_mask]
+    errors = wanted - episodes.values[episodes.response_mask]
+    return float(1 - errors.var() / wanted.var()) if wanted.var() > 0 else 0.0
