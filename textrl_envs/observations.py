@@ -1,4 +1,4 @@
-"""The two forms of an observation: a dict with a mask, and one flat array for libraries that want it."""
+"""The two forms of an observation: a dict with a mask, and one flat array."""
 
 from typing import Any, Literal
 
@@ -10,8 +10,8 @@ from textrl_envs.errors import InvalidInputError, nearest
 from textrl_envs.tokenizers import Tokenizer
 
 __all__ = [
-    "Observation",
     "ObsMode",
+    "Observation",
     "observation_padding",
     "observation_space",
     "read_observation",
@@ -44,7 +44,7 @@ def observation_space(length: int, vocabulary_size: int, mode: ObsMode) -> gym.S
 
 
 def observation_padding(tokenizer: Tokenizer, mode: ObsMode) -> int:
-    """Returns what stands behind the text: -1, or in the dict form a token id that the mask hides."""
+    """Returns what stands behind the text: -1, or in the dict form an id that the mask hides."""
     if mode == "flat":
         return FLAT_PADDING
     pad = tokenizer.pad_token_id

@@ -19,7 +19,7 @@ __all__ = ["TextEnv"]
 _ROW: NDArray[np.int64] = np.zeros(1, np.int64)
 
 
-class TextEnv(gym.Env[Any, int]):
+class TextEnv(gym.Env[Any, Any]):
     """A text bandit: a prompt, a response token by token, a score when it ends.
 
     Observation:
@@ -35,7 +35,8 @@ class TextEnv(gym.Env[Any, int]):
     Truncation:
         Never: a response cut at its limit is scored, so its value must not be bootstrapped.
     Info:
-        `finish_reason` (`FinishReason`), `prompt_index`; at the end `score` and what the reward adds.
+        `finish_reason` (`FinishReason`) and `prompt_index`; at the end `score` and what the reward
+        adds.
 
     Args:
         task: a `Task`, or the name of one in `textrl_envs.environments`.
@@ -95,7 +96,7 @@ class TextEnv(gym.Env[Any, int]):
             raise InvalidInputError(f"The action must be one token id, an integer; got {action!r}.")
         if not 0 <= int(token.item()) < self.task.vocabulary_size:
             raise InvalidInputError(
-                f"The action must be a token id in 0..{self.task.vocabulary_size - 1}; got {action}."
+                f"The action must be a token id, 0..{self.task.vocabulary_size - 1}; got {action}."
             )
         ended = self._core.append(token.reshape(1).astype(np.int64)).size > 0
         reward, extras = 0.0, {}
@@ -106,13 +107,13 @@ class TextEnv(gym.Env[Any, int]):
             extras = {"score": reward, **{key: float(x[0]) for key, x in more.items()}}
         return self._observe(), reward, ended, False, {**self._info(), **extras}
 
-    def render(self) -> str | None:  # type: ignore[override]  # narrower than gymnasium's union
+    def render(self) -> str | None:
         """Returns prompt and response so far as text; None unless `render_mode` is "ansi"."""
         return self._core.render(0) if self.render_mode == "ansi" else None
 
     def decode(self, token_ids: Any) -> str:  # noqa: ANN401 - a list, an array or a tensor
         """Returns token ids as text, special tokens included."""
-        return self.task.tokenizer.decode(np.asarray(token_ids).tolist())
+        return str(self.task.tokenizer.decode(np.asarray(token_ids).tolist()))
 
     @property
     def prompts(self) -> PromptTable:
@@ -131,7 +132,8 @@ class TextEnv(gym.Env[Any, int]):
 
     def _observe(self) -> Observation:
         if self.obs_mode == "flat":
-            return self._core.input_ids[0].copy()
+            flat: Observation = self._core.input_ids[0].copy()
+            return flat
         return {
             "input_ids": self._core.input_ids[0].copy(),
             "attention_mask": self._core.attention_mask[0].copy(),

@@ -1,9 +1,12 @@
-"""Tokenizers: Transformers fast tokenizers, loaded once a process, and a built-in word tokenizer."""
+"""Tokenizers: those of Transformers, loaded once a process, and texts decoded when read."""
 
 import functools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol, overload
+
+import numpy as np
+from numpy.typing import NDArray
 
 from textrl_envs.errors import InvalidInputError
 
@@ -21,8 +24,8 @@ class Tokenizer(Protocol):
     def encode(self, text: str) -> list[int]:
         """Returns token ids."""
 
-    def decode(self, token_ids: Sequence[int], *, skip_special_tokens: bool = False) -> str:
-        """Returns text."""
+    def decode(self, token_ids: Any, *, skip_special_tokens: bool = False) -> Any:  # noqa: ANN401
+        """Returns the text of one sequence of ids."""
 
 
 @functools.cache
@@ -73,7 +76,7 @@ class DecodedTexts(Sequence[str]):
         rows: the token ids of each text; special tokens are left out of the text.
     """
 
-    def __init__(self, tokenizer: Tokenizer, rows: Sequence[Sequence[int]]) -> None:
+    def __init__(self, tokenizer: Tokenizer, rows: Sequence[NDArray[np.int64]]) -> None:
         self._tokenizer = tokenizer
         self._rows = rows
         self._texts: dict[int, str] = {}

@@ -163,7 +163,7 @@ class TextVectorEnv(VectorEnv[Any, Any, Any]):
             infos = {**self._infos(), **finals}
         return self._observe(), rewards, terminated, truncated, infos
 
-    def render(self) -> tuple[str, ...] | None:  # type: ignore[override]  # narrower than Any
+    def render(self) -> tuple[str, ...] | None:
         """Returns prompt and response so far of each row; None unless `render_mode` is "ansi"."""
         if self.render_mode != "ansi":
             return None
@@ -171,7 +171,7 @@ class TextVectorEnv(VectorEnv[Any, Any, Any]):
 
     def decode(self, token_ids: Any) -> str:  # noqa: ANN401 - a list, an array or a tensor
         """Returns token ids as text, special tokens included."""
-        return self.task.tokenizer.decode(np.asarray(token_ids).tolist())
+        return str(self.task.tokenizer.decode(np.asarray(token_ids).tolist()))
 
     @property
     def prompts(self) -> PromptTable:

@@ -1,7 +1,7 @@
 """Episodes: what a collector gathered, one row an episode, and what the updates read."""
 
 from dataclasses import dataclass, fields, replace
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,7 +41,7 @@ class Episodes:
     rewards: Floats
     """What the agent learns from: task reward minus β times the log-ratio, (B, T)."""
     bootstrap_values: Floats
-    """Value of the text at the end, (B,): 0 where the end was scored, V only where it was cut off."""
+    """Value of the text at the end, (B,): 0 where it was scored, V only where it was cut off."""
     prompt_index: Ints
     """Which prompt, (B,)."""
     finish_reason: Ints
@@ -66,7 +66,8 @@ class Episodes:
     @property
     def lengths(self) -> Ints:
         """Tokens of each response, (B,)."""
-        return self.response_mask.sum(axis=1)
+        lengths: Ints = self.response_mask.sum(axis=1)
+        return lengths
 
     @property
     def num_tokens(self) -> int:
@@ -76,19 +77,22 @@ class Episodes:
     @property
     def scores(self) -> Floats:
         """Task reward of each episode, (B,)."""
-        return self.task_rewards.sum(axis=1)
+        totals: Floats = self.task_rewards.sum(axis=1)
+        return totals
 
     @property
     def returns(self) -> Floats:
         """Sum of `rewards` of each episode, (B,): the regularised return."""
-        return self.rewards.sum(axis=1)
+        totals: Floats = self.rewards.sum(axis=1)
+        return totals
 
     @property
     def kl(self) -> Floats:
-        """log π − log π_ref summed over each response, in nats, (B,); NaN without a reference."""
+        """Log π − log π_ref summed over each response, in nats, (B,); NaN without reference."""
         if self.ref_log_probs is None:
             return np.full(len(self), np.nan)
-        return (self.log_probs - self.ref_log_probs).sum(axis=1)
+        totals: Floats = (self.log_probs - self.ref_log_probs).sum(axis=1)
+        return totals
 
     def response_places(self) -> tuple[Ints, Ints]:
         """Returns row and column in `input_ids` of the M response tokens, row by row."""
@@ -99,7 +103,7 @@ class Episodes:
         """Returns some of the episodes, without the columns that are padding in all of them."""
         text = int(self.attention_mask[rows].sum(axis=1).max())
         response = int(self.response_mask[rows].sum(axis=1).max())
-        chosen = {}
+        chosen: dict[str, Any] = {}
         for field in fields(self):
             value = getattr(self, field.name)
             if value is None or value.ndim == 1:

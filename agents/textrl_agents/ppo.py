@@ -1,4 +1,4 @@
-"""PPO (Schulman et al. 2017, arXiv:1707.06347) with clipped policy and value, over whole episodes."""
+"""PPO (Schulman et al. 2017, arXiv:1707.06347), policy and value clipped, on whole episodes."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -135,7 +135,8 @@ class PPO(OnPolicyAgent):
         }
 
     def _is_far(self, update_kl: list[float]) -> bool:
-        return self.config.target_kl is not None and np.mean(update_kl) > self.config.target_kl
+        limit = self.config.target_kl
+        return limit is not None and float(np.mean(update_kl)) > limit
 
 
 def _explained_variance(episodes: Episodes, targets: NDArray[np.float64]) -> float:

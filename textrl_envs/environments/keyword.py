@@ -95,7 +95,7 @@ def _keyword_ids(keywords: tuple[str, ...], tokenizer: Tokenizer) -> list[int]:
 def _tokenizer() -> Tokenizer:
     from transformers import PreTrainedTokenizerFast
 
-    return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call, no-any-return]
+    return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
         tokenizer_file=str(data_file("keyword/tokenizer.json")),
         eos_token="<eos>",
         pad_token="<pad>",

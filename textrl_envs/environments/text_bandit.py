@@ -94,7 +94,7 @@ def _reference_loader(
                 f"The vocabularies do not match: the tokenizer has {vocabulary_size} tokens, the "
                 f"reference {reference.vocabulary_size}. Use the tokenizer that belongs to it."
             )
-        return lambda: reference  # type: ignore[no-any-return]
+        return lambda: reference
 
     def load() -> LanguageModel:
         from textrl_envs.language_models.causal import CausalLanguageModel

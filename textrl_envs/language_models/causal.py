@@ -87,7 +87,7 @@ class CausalLanguageModel:
     def score(
         self, input_ids: NDArray[np.integer[Any]], attention_mask: NDArray[np.integer[Any]]
     ) -> NDArray[np.float32]:
-        """Returns the log-probability of every token given those before it, float32 (B, L), in nats.
+        """Returns the log-probability of every token given those before it, (B, L), in nats.
 
         0 in column 0, which nothing precedes, and behind the text.
         """
@@ -97,7 +97,7 @@ class CausalLanguageModel:
         rows = max(1, CHUNK_ELEMENTS // (self._decoder.vocabulary_size * max(1, hidden.shape[1])))
         parts = [
             self._log_softmax(h).gather(2, t[..., None])[..., 0]
-            for h, t in zip(hidden.split(rows), targets.split(rows), strict=True)
+            for h, t in zip(torch.split(hidden, rows), torch.split(targets, rows), strict=True)
         ]
         scores = np.zeros(ids.shape, np.float32)
         scores[:, 1:] = _to_numpy(torch.cat(parts))
@@ -110,7 +110,7 @@ class CausalLanguageModel:
         attention_mask: NDArray[np.integer[Any]],
         places: tuple[NDArray[np.integer[Any]], NDArray[np.integer[Any]]],
     ) -> NDArray[np.float32]:
-        """Returns log p(. | tokens up to and with a place) for M places, float32 (M, V), in nats."""
+        """Returns log p(. | tokens up to and with a place) for M places, (M, V), in nats."""
         hidden = self._decoder.hidden(self._right_padded(input_ids, attention_mask))
         return _to_numpy(self._log_softmax(hidden[places]))
 

@@ -127,12 +127,12 @@ def _probe(vocabulary_size: int) -> Tensor:
 
 
 @torch.no_grad()
-def _find_head(model: Any, trunk: nn.Module, linear: nn.Module) -> Callable[[Tensor], Tensor]:  # noqa: ANN401
+def _find_head(model: Any, trunk: nn.Module, linear: Any) -> Callable[[Tensor], Tensor]:  # noqa: ANN401
     """Finds what the model does to its output layer's logits: nothing, a scale, or a soft cap."""
     was_training = model.training
     model.eval()
     device = next(model.parameters()).device
-    ids = _probe(int(linear.weight.shape[0])).to(device)  # type: ignore[arg-type]
+    ids = _probe(int(linear.weight.shape[0])).to(device)
     expected = model(input_ids=ids, use_cache=False).logits
     hidden = trunk(input_ids=ids, use_cache=False).last_hidden_state
     model.train(was_training)

@@ -42,7 +42,7 @@ class NGramModel:
     @property
     def vocabulary_size(self) -> int:
         """V."""
-        return self.table.shape[0]
+        return int(self.table.shape[0])
 
     @property
     def order(self) -> int:

@@ -79,7 +79,7 @@ class PrefixReader:
         self._make_room(*input_ids.shape)
         known = self._common_prefix(input_ids, lengths)
         is_unchanged = (known == lengths) & (self._lengths[: len(lengths)] == lengths)
-        # The last token is always read: its hidden state is the answer, and only the newest is kept.
+        # The last token is always read: its hidden state is the answer, and none is kept.
         known = np.minimum(known, lengths - 1)
         new = lengths - known
         pending = np.flatnonzero(~is_unchanged)
@@ -149,7 +149,8 @@ class PrefixReader:
         count, width = input_ids.shape
         differs = self._ids[:count, :width] != input_ids
         first = np.where(differs.any(axis=1), differs.argmax(axis=1), width)
-        return np.minimum(np.minimum(first, lengths), self._lengths[:count])
+        known: NDArray[np.int64] = np.minimum(np.minimum(first, lengths), self._lengths[:count])
+        return known
 
     def _make_room(self, num_rows: int, num_columns: int) -> None:
         """Forgets, and takes a larger cache, where a batch is larger than any before."""

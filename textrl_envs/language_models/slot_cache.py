@@ -13,13 +13,13 @@ from transformers.cache_utils import Cache, CacheLayerMixin
 __all__ = ["SlotCache"]
 
 
-class _SlotLayer(CacheLayerMixin):
+class _SlotLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
     """Keys and values of one attention layer, shape (slots, heads, columns, head width)."""
 
     is_sliding = False
 
     def __init__(self, cache: "SlotCache") -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._cache = cache
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:

@@ -65,7 +65,7 @@ def score_responses(
             response_ids=response_ids,
             metadata=metadata,
         )
-    # A reward is foreign code and may raise anything; it is raised again, with the text it choked on.
+    # A reward is foreign code and may raise anything; it is raised again, with the text at fault.
     except Exception as error:
         raise RewardError(
             f"{_name(reward)} raised {type(error).__name__}: {error}; "
@@ -89,7 +89,7 @@ def _check(
     if array.shape != (len(responses),):
         raise RewardError(
             f"{_name(reward)} must return one {key!r} a response, shape ({len(responses)},); "
-            f"got shape {array.shape}; {_quote(prompts, responses, 0)}{_and_others(len(responses))}."
+            f"got {array.shape}; {_quote(prompts, responses, 0)}{_and_others(len(responses))}."
         )
     if not np.isfinite(array).all():
         bad = int(np.flatnonzero(~np.isfinite(array))[0])

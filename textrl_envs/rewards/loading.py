@@ -24,7 +24,7 @@ def load_reward(reward: Reward | str) -> Reward:
         raise InvalidInputError(
             f"A reward must be a function or an instance that can be called; got {found!r}."
         )
-    return found  # type: ignore[no-any-return]
+    return found
 
 
 def load_object(name: str, what: str) -> Any:  # noqa: ANN401 - whatever stands under the name

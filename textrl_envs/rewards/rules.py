@@ -25,7 +25,7 @@ def response_length(
     response_ids: Ids,
     metadata: Metadata,
 ) -> NDArray[np.float64]:
-    """Scores a response by its number of tokens, EOS included: the plainest way to hack a reward."""
+    """Scores a response by its number of tokens, EOS included: a reward made to be hacked."""
     return np.array([float(len(ids)) for ids in response_ids])
 
 

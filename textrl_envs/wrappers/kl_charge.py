@@ -46,7 +46,7 @@ class EpisodeBatch(Protocol):
 
 @dataclass(slots=True, kw_only=True)
 class AdaptiveCoefficient:
-    """β that steers the KL towards a target: β ← β (1 + e n / horizon), e = clip(KL/target − 1, ±c).
+    """β that steers the KL: β ← β (1 + e n / horizon), e = clip(KL / target − 1, −c, c).
 
     From Ziegler et al. 2019 (arXiv:1909.08593), section 2.2. KL is summed over the tokens of an
     episode, in nats; n is the number of episodes observed. An adaptive run has no single objective:

@@ -1,4 +1,4 @@
-"""KLPenalty for one environment. Each step runs the models at batch 1: for speed use the vector form."""
+"""KLPenalty for one environment. It runs the models at batch 1: for speed use the vector form."""
 
 from typing import Any
 

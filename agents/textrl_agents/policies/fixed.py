@@ -1,4 +1,4 @@
-"""FixedPolicy: any language model as a policy that is never trained, such as the reference itself."""
+"""FixedPolicy: a language model as a policy that is never trained, such as the reference."""
 
 from typing import Any
 

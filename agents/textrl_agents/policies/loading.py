@@ -10,7 +10,6 @@ from textrl_agents.policies.residual import ResidualPolicy
 from textrl_envs.errors import InvalidInputError, nearest
 from textrl_envs.language_models.causal import CausalLanguageModel, check_vocabulary
 from textrl_envs.language_models.decoder import load_causal_lm
-from textrl_envs.task import Task
 
 __all__ = ["load_policy", "make_policy"]
 
@@ -34,7 +33,7 @@ def make_policy(
     Raises:
         InvalidInputError: neither model nor reference, or vocabularies that do not match.
     """
-    task: Task = envs.unwrapped.task
+    task = envs.unwrapped.task
     if model is not None:
         return CausalLMPolicy(
             load_causal_lm(model),

@@ -66,7 +66,8 @@ class ResidualPolicy(Policy):
     def next_logits(self, hidden: Tensor, obs: Any) -> Tensor:  # noqa: ANN401 - either form
         """Returns the logits after each observation, [B, H] -> [B, V]."""
         base = torch.from_numpy(self.reference.next_log_probs(obs)).to(hidden)
-        return base + self.head(hidden)
+        logits: Tensor = base + self.head(hidden)
+        return logits
 
     def episode_logits(self, hidden: Tensor, episodes: Episodes) -> Tensor:
         """Returns the logits of M response tokens, [M, H] -> [M, V]."""
@@ -74,7 +75,8 @@ class ResidualPolicy(Policy):
         base = self.reference.log_probs_at(
             episodes.input_ids, episodes.attention_mask, (rows, columns - 1)
         )
-        return torch.from_numpy(base).to(hidden) + self.head(hidden)
+        logits: Tensor = torch.from_numpy(base).to(hidden) + self.head(hidden)
+        return logits
 
     def save(self, folder: Path) -> None:
         """Writes network and reference, so that the folder stands alone."""
@@ -117,7 +119,8 @@ def _small_decoder(vocabulary_size: int, shape: dict[str, int], seed: int, devic
     head = nn.Linear(shape["width"], vocabulary_size, bias=False)
     nn.init.zeros_(head.weight)
     place = choose_device(device)
-    trunk, head = trunk.to(place), head.to(place)
+    nn.Module.to(trunk, place)
+    head.to(place)
     return Decoder(trunk, head, PrefixReader(trunk), vocabulary_size)
 
 

@@ -13,7 +13,6 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
-    TaskProgressColumn,
     TextColumn,
     TimeRemainingColumn,
 )
@@ -83,8 +82,7 @@ def _reporting(console: Console) -> Iterator["Report"]:
 
 def _bar(console: Console) -> Progress:
     return Progress(
-        BarColumn(bar_width=20),
-        TaskProgressColumn(),
+        BarColumn(bar_width=12),
         MofNCompleteColumn(),
         TextColumn("{task.description}"),
         TimeRemainingColumn(),
@@ -114,7 +112,7 @@ class _Lines:
 
 def _describe(numbers: Mapping[str, float]) -> str:
     return (
-        f"loss {numbers['loss']:.3f}  held-out perplexity {numbers['held_out_perplexity']:.2f}  "
+        f"loss {numbers['loss']:.3f}  perplexity {numbers['held_out_perplexity']:.2f}  "
         f"{numbers['tokens_per_second']:,.0f} tokens/s"
     )
 

@@ -19,8 +19,8 @@ __all__ = ["KLPenalty"]
 class KLPenalty(VectorWrapper, gym.utils.RecordConstructorArgs):
     """Subtracts β (log π(a|s) − log π_ref(a|s)) from the reward of every step of every row.
 
-    A row that has ended and not begun again (NEXT_STEP's dead step, DISABLED's wait) takes no action
-    and is charged nothing. Infos gain `log_ratio`, in nats, shape (N,).
+    A row that has ended and not begun again (NEXT_STEP's dead step, DISABLED's wait) takes no
+    action and is charged nothing. Infos gain `log_ratio`, in nats, shape (N,).
 
     A collector of whole episodes may put the charge off (`deferred`) and have it all at once
     (`charge.penalties(episodes)`): the same numbers from one forward of the reference.
@@ -76,7 +76,7 @@ class KLPenalty(VectorWrapper, gym.utils.RecordConstructorArgs):
     def reset(
         self,
         *,
-        seed: int | list[int | None] | None = None,
+        seed: Any = None,  # noqa: ANN401 - an int, or one a row
         options: dict[str, Any] | None = None,
     ) -> tuple[Observation, dict[str, Any]]:
         """Begins episodes, in all rows or those of `options["reset_mask"]`."""
