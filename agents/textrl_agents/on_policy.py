@@ -34,8 +34,8 @@ class OnPolicyConfig:
 
     episodes_per_batch: int = 256
     """Episodes collected before each update."""
-    learning_rate: float = 2e-3
-    """Adam's, at the start."""
+    learning_rate: float | None = None
+    """Adam's, at the start; None takes the policy's own (`Policy.default_learning_rate`)."""
     anneal_learning_rate: bool = True
     """Lower the learning rate linearly to 0 over the budget."""
     max_gradient_norm: float = 1.0
@@ -45,7 +45,8 @@ class OnPolicyConfig:
 
     def __post_init__(self) -> None:
         self.check("episodes_per_batch", self.episodes_per_batch >= 1, "at least 1")
-        self.check("learning_rate", self.learning_rate > 0, "positive")
+        rate = self.learning_rate
+        self.check("learning_rate", rate is None or rate > 0, "positive or None")
         self.check("max_gradient_norm", self.max_gradient_norm > 0, "positive")
         self.check("entropy_coefficient", self.entropy_coefficient >= 0, "0 or more")
 
@@ -76,6 +77,7 @@ class OnPolicyAgent(ABC):
         self.policy = policy
         self.config = config if config is not None else self.config_class()
         self.seed = seed
+        self.learning_rate: float = self.config.learning_rate or policy.default_learning_rate
         self.iteration = 0
         self.tokens = 0
         self.log = TrainingLog()
@@ -83,7 +85,7 @@ class OnPolicyAgent(ABC):
         """Numbers that an algorithm carries from batch to batch, saved with it."""
         self.optimizer = torch.optim.Adam(
             [p for p in policy.parameters() if p.requires_grad],
-            lr=self.config.learning_rate,
+            lr=self.learning_rate,
             eps=1e-5,
         )
         self._act_rng = np.random.default_rng([seed, 1])
@@ -119,7 +121,7 @@ class OnPolicyAgent(ABC):
         _restore_coefficient(envs, self.memory)
         while self.tokens < total_tokens:
             if self.config.anneal_learning_rate:
-                rate = self.config.learning_rate * (1 - self.tokens / total_tokens)
+                rate = self.learning_rate * (1 - self.tokens / total_tokens)
                 for group in self.optimizer.param_groups:
                     group["lr"] = rate
             row = self._iterate(collector)

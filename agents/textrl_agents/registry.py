@@ -1,12 +1,13 @@
 """Agents by name: those of the entry-point group `textrl_agents`, and `path/to/file.py:MyAgent`."""
 
 from importlib.metadata import entry_points
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from textrl_agents.policies.base import Policy
-from textrl_agents.policies.loading import make_policy
 from textrl_envs.errors import InvalidInputError, nearest
 from textrl_envs.rewards.loading import load_object
+
+if TYPE_CHECKING:
+    from textrl_agents.policies.base import Policy
 
 __all__ = ["agent_class", "agent_names", "make"]
 
@@ -36,7 +37,7 @@ def make(
     name: str,
     envs: Any,  # noqa: ANN401 - a vector environment, wrapped or not
     *,
-    policy: Policy | str | None = None,
+    policy: "Policy | str | None" = None,
     seed: int = 0,
     device: str = "auto",
     **settings: Any,  # noqa: ANN401 - the agent's own
@@ -58,5 +59,8 @@ def make(
     found = agent_class(name)
     config = found.make_config(**settings)  # before the model is loaded: a typo answers at once
     if policy is None or isinstance(policy, str):
+        # Not above: it loads torch, which listing agents does not need.
+        from textrl_agents.policies.loading import make_policy
+
         policy = make_policy(envs, model=policy, seed=seed, device=device)
     return found(policy, config=config, seed=seed)

@@ -157,7 +157,7 @@ def train_supervised(
 
 
 def _read(config: SupervisedConfig) -> list[Example] | str:
-    if config.data.suffix != ".jsonl":
+    if config.data.suffix.lower() != ".jsonl":
         return read_text(config.data)
     return read_examples(
         config.data,

@@ -148,6 +148,14 @@ def _text_field(value: Mapping[str, Any], field: str, place: str) -> str:
     text = value[field]
     if not isinstance(text, str) or not text.strip():
         raise InvalidInputError(f"{place}: {field!r} must be non-empty text; got {text!r:.80}.")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        # JSON can spell half of a surrogate pair, which no tokenizer takes.
+        raise InvalidInputError(
+            f"{place}: {field!r} holds the lone surrogate {text[error.start]!r}; expected Unicode "
+            "text. Remove it."
+        ) from error
     return text
 
 
@@ -198,7 +206,7 @@ def tokenise_examples(
     across their boundary, and the model would be taught a sequence it never meets.
 
     Raises:
-        InvalidInputError: a response holds a special token, or a prompt has no token.
+        InvalidInputError: a response holds EOS or padding, or a prompt has no token.
     """
     prompts = _encode([e.prompt for e in examples], tokenizer, add_special_tokens=True)
     responses = _encode([e.response for e in examples], tokenizer, add_special_tokens=False)
@@ -239,7 +247,8 @@ def _join(
     tokenizer: PreTrainedTokenizerFast,
     train_on_prompt: bool,
 ) -> TokenSequence:
-    special = set(response) & set(tokenizer.all_special_ids)
+    # An EOS within would teach the model to write on behind it, where the environment has ended.
+    special = set(response) & {_eos(tokenizer), tokenizer.pad_token_id}
     if special:
         raise InvalidInputError(
             f"{example.place}: the response holds the special token "

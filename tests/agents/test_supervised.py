@@ -4,12 +4,14 @@ import math
 import random
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
 from textrl_agents.supervised import SupervisedConfig, SupervisedResult, train_supervised
+from textrl_agents.supervised_config import Architecture
 from textrl_agents.supervised_data import (
     Example,
     TokenSequence,
@@ -31,7 +33,13 @@ from textrl_envs.errors import InvalidInputError
 from textrl_envs.language_models.decoder import Decoder
 from textrl_envs.prompts import PromptTable
 
-TINY = {"layers": 2, "width": 32, "heads": 2, "max_tokens": 64, "vocabulary_size": 300}
+TINY: dict[str, Any] = {
+    "layers": 2,
+    "width": 32,
+    "heads": 2,
+    "max_tokens": 64,
+    "vocabulary_size": 300,
+}
 
 
 def sentence_pairs(count: int) -> list[dict[str, str]]:
@@ -66,8 +74,8 @@ def config(data: Path) -> SupervisedConfig:
     return SupervisedConfig(
         data=data,
         **TINY,
-        epochs=6,
-        batch_tokens=512,
+        epochs=20,
+        batch_tokens=256,
         learning_rate=1e-2,
         held_out_fraction=0.1,
         evaluate_every_steps=50,
@@ -79,7 +87,7 @@ def result(config: SupervisedConfig, tmp_path_factory: pytest.TempPathFactory) -
     return train_supervised(config, tmp_path_factory.mktemp("runs") / "sft")
 
 
-def byte_tokenizer():
+def byte_tokenizer() -> PreTrainedTokenizerFast:
     """A tokenizer without merges: id of a byte's character, EOS 0, padding 1."""
     return train_tokenizer(["ab"], vocabulary_size=258, split_digits=False)
 
@@ -103,7 +111,7 @@ def random_sequences(lengths: list[int], vocabulary_size: int) -> list[TokenSequ
 # --- data ---
 
 
-def test_loss_counts_the_response_and_its_eos_and_nothing_else():
+def test_loss_counts_the_response_and_its_eos_and_nothing_else() -> None:
     tokenizer = byte_tokenizer()
     (sequence,) = tokenise_examples([example("abc", "de")], tokenizer, train_on_prompt=False)
     expected = [tokenizer.convert_tokens_to_ids(letter) for letter in "abcde"]
@@ -112,12 +120,12 @@ def test_loss_counts_the_response_and_its_eos_and_nothing_else():
     assert sequence.prompt_length == 3
 
 
-def test_with_train_on_prompt_only_the_first_token_is_given():
+def test_with_train_on_prompt_only_the_first_token_is_given() -> None:
     (sequence,) = tokenise_examples([example("abc", "de")], byte_tokenizer(), train_on_prompt=True)
     assert sequence.is_target.tolist() == [False, True, True, True, True, True]
 
 
-def test_prompt_and_response_never_share_a_token():
+def test_prompt_and_response_never_share_a_token() -> None:
     tokenizer = train_tokenizer(["abcd " * 50], vocabulary_size=300, split_digits=False)
     assert len(tokenizer.encode("abcd")) == 1
     (sequence,) = tokenise_examples([example("ab", "cd")], tokenizer, train_on_prompt=False)
@@ -125,7 +133,7 @@ def test_prompt_and_response_never_share_a_token():
     assert sequence.token_ids.tolist() == apart
 
 
-def test_prompts_are_tokenised_as_the_environment_tokenises_them(data: Path):
+def test_prompts_are_tokenised_as_the_environment_tokenises_them(data: Path) -> None:
     template = "Question: {prompt}Answer:"
     examples = read_examples(
         data, prompt_field="prompt", response_field="response", template=template
@@ -142,7 +150,7 @@ def test_prompts_are_tokenised_as_the_environment_tokenises_them(data: Path):
 
 
 @pytest.mark.parametrize("split_digits", [False, True])
-def test_tokenizer_gives_back_every_text(split_digits: bool):
+def test_tokenizer_gives_back_every_text(split_digits: bool) -> None:
     tokenizer = train_tokenizer(
         ["two  spaces 1234"], vocabulary_size=270, split_digits=split_digits
     )
@@ -150,13 +158,13 @@ def test_tokenizer_gives_back_every_text(split_digits: bool):
     assert tokenizer.decode(tokenizer.encode(text)) == text
 
 
-def test_tokenizer_has_distinct_eos_and_padding_and_adds_neither():
+def test_tokenizer_has_distinct_eos_and_padding_and_adds_neither() -> None:
     tokenizer = byte_tokenizer()
     assert (tokenizer.eos_token_id, tokenizer.pad_token_id) == (0, 1)
     assert len(tokenizer.encode("ab")) == 2
 
 
-def test_split_digits_keeps_every_digit_apart():
+def test_split_digits_keeps_every_digit_apart() -> None:
     texts = ["1234 " * 50]
     whole = train_tokenizer(texts, vocabulary_size=300, split_digits=False)
     split = train_tokenizer(texts, vocabulary_size=300, split_digits=True)
@@ -164,7 +172,7 @@ def test_split_digits_keeps_every_digit_apart():
     assert split.tokenize("1234") == ["1", "2", "3", "4"]
 
 
-def test_tokenizer_is_the_same_each_time():
+def test_tokenizer_is_the_same_each_time() -> None:
     texts = [row["prompt"] + row["response"] for row in sentence_pairs(100)]
     first, second = (
         train_tokenizer(texts, vocabulary_size=400, split_digits=False) for _ in range(2)
@@ -172,7 +180,7 @@ def test_tokenizer_is_the_same_each_time():
     assert first.backend_tokenizer.to_str() == second.backend_tokenizer.to_str()
 
 
-def test_text_is_cut_into_blocks_that_hold_all_of_it_and_end_with_eos():
+def test_text_is_cut_into_blocks_that_hold_all_of_it_and_end_with_eos() -> None:
     tokenizer = byte_tokenizer()
     blocks = cut_text("abcdefg", tokenizer, max_tokens=3)
     assert [len(block.token_ids) for block in blocks] == [3, 3, 2]
@@ -182,7 +190,7 @@ def test_text_is_cut_into_blocks_that_hold_all_of_it_and_end_with_eos():
     assert blocks[0].is_target.tolist() == [False, True, True]
 
 
-def test_each_sequence_is_in_one_batch_of_limited_size_and_similar_lengths():
+def test_each_sequence_is_in_one_batch_of_limited_size_and_similar_lengths() -> None:
     generator = torch.Generator().manual_seed(0)
     lengths = torch.randint(5, 100, (1000,), generator=generator).tolist()
     batches = plan_batches(lengths, batch_tokens=400, generator=generator)
@@ -192,7 +200,7 @@ def test_each_sequence_is_in_one_batch_of_limited_size_and_similar_lengths():
     assert sum(lengths) > 0.9 * sum(padded)
 
 
-def test_batches_differ_between_epochs_and_repeat_with_the_seed():
+def test_batches_differ_between_epochs_and_repeat_with_the_seed() -> None:
     def two_epochs(seed: int) -> list[list[list[int]]]:
         generator = torch.Generator().manual_seed(seed)
         lengths = [3 + i % 7 for i in range(50)]
@@ -203,7 +211,7 @@ def test_batches_differ_between_epochs_and_repeat_with_the_seed():
     assert [first, second] == two_epochs(0)
 
 
-def test_split_holds_out_its_share_and_never_all_or_nothing():
+def test_split_holds_out_its_share_and_never_all_or_nothing() -> None:
     generator = torch.Generator().manual_seed(0)
     learnt, held_out = split_indices(100, held_out_fraction=0.2, generator=generator)
     assert sorted(learnt + held_out) == list(range(100))
@@ -217,10 +225,12 @@ def test_split_holds_out_its_share_and_never_all_or_nothing():
 
 
 @pytest.mark.parametrize("architecture", ["gpt2", "llama"])
-def test_loss_is_the_sum_of_minus_log_p_over_the_targets(data: Path, architecture: str):
+def test_loss_is_the_sum_of_minus_log_p_over_the_targets(
+    data: Path, architecture: Architecture
+) -> None:
     tokenizer = byte_tokenizer()
     config = SupervisedConfig(data=data, **TINY, architecture=architecture)
-    model = build_model(config, tokenizer).eval()
+    model = build_model(config, tokenizer)
     sequences = random_sequences([4, 9, 2, 7], len(tokenizer))
     expected, count = 0.0, 0
     with torch.no_grad():
@@ -230,22 +240,24 @@ def test_loss_is_the_sum_of_minus_log_p_over_the_targets(data: Path, architectur
                 if sequence.is_target[t]:
                     expected -= log_probs[t - 1, sequence.token_ids[t]].item()
                     count += 1
-        loss, targets = negative_log_likelihood(Decoder.of(model), pad(sequences, fill_id=0))
+        loss, targets = negative_log_likelihood(
+            Decoder.of(model, use_cache=False), pad(sequences, fill_id=0)
+        )
     assert targets == count
     assert loss.item() == pytest.approx(expected, rel=1e-5)
 
 
-def test_perplexity_of_unequal_batches_is_that_of_one_big_batch(data: Path):
+def test_perplexity_of_unequal_batches_is_that_of_one_big_batch(data: Path) -> None:
     tokenizer = byte_tokenizer()
     model = build_model(SupervisedConfig(data=data, **TINY), tokenizer)
-    decoder = Decoder.of(model)
+    decoder = Decoder.of(model, use_cache=False)
     sequences = random_sequences([30, 2, 17, 3, 3], len(tokenizer))
     together = perplexity(decoder, [pad(sequences, fill_id=1)])
     apart = perplexity(decoder, [pad(sequences[:1], fill_id=1), pad(sequences[1:], fill_id=0)])
     assert apart == pytest.approx(together, rel=1e-6)
 
 
-def test_cosine_rises_to_one_and_falls_through_a_half():
+def test_cosine_rises_to_one_and_falls_through_a_half() -> None:
     factors = [learning_rate_factor(s, steps=12, warmup_steps=2, decay="cosine") for s in range(12)]
     assert factors[:3] == [0.5, 1.0, 1.0]
     assert factors[7] == pytest.approx(0.5)
@@ -255,8 +267,10 @@ def test_cosine_rises_to_one_and_falls_through_a_half():
 # --- the training ---
 
 
-def test_trained_model_beats_the_unigram_model(config: SupervisedConfig, result: SupervisedResult):
-    tokenizer = AutoTokenizer.from_pretrained(result.folder)
+def test_trained_model_beats_the_unigram_model(
+    config: SupervisedConfig, result: SupervisedResult
+) -> None:
+    tokenizer: Any = AutoTokenizer.from_pretrained(result.folder)
     examples = read_examples(
         config.data, prompt_field="prompt", response_field="response", template="{prompt}"
     )
@@ -277,9 +291,9 @@ def test_trained_model_beats_the_unigram_model(config: SupervisedConfig, result:
     assert result.perplexity_after < 1.5
 
 
-def test_saved_folder_is_an_ordinary_transformers_model(result: SupervisedResult):
-    model = AutoModelForCausalLM.from_pretrained(result.folder)
-    tokenizer = AutoTokenizer.from_pretrained(result.folder)
+def test_saved_folder_is_an_ordinary_transformers_model(result: SupervisedResult) -> None:
+    model: Any = AutoModelForCausalLM.from_pretrained(result.folder)
+    tokenizer: Any = AutoTokenizer.from_pretrained(result.folder)
     prompt = tokenizer("Bob has 3 of this: ox.\n", return_tensors="pt")
     output = model.generate(**prompt, max_new_tokens=32, do_sample=False)
     new = output[0, prompt["input_ids"].shape[1] :]
@@ -289,7 +303,7 @@ def test_saved_folder_is_an_ordinary_transformers_model(result: SupervisedResult
     assert [p.name for p in result.folder.parent.iterdir()] == ["sft"]
 
 
-def test_record_and_result_agree(config: SupervisedConfig, result: SupervisedResult):
+def test_record_and_result_agree(config: SupervisedConfig, result: SupervisedResult) -> None:
     record = json.loads((result.folder / "training.json").read_text(encoding="utf-8"))
     assert record["config"] == {**dataclasses.asdict(config), "data": str(config.data)}
     assert record["steps"] == result.steps
@@ -298,7 +312,7 @@ def test_record_and_result_agree(config: SupervisedConfig, result: SupervisedRes
     assert result.sample.completion == result.sample.response
 
 
-def test_same_seed_gives_the_same_bytes(config: SupervisedConfig, tmp_path: Path):
+def test_same_seed_gives_the_same_bytes(config: SupervisedConfig, tmp_path: Path) -> None:
     def train(name: str, seed: int) -> dict[str, bytes]:
         short = dataclasses.replace(config, max_steps=5, seed=seed)
         folder = train_supervised(short, tmp_path / name).folder
@@ -310,7 +324,9 @@ def test_same_seed_gives_the_same_bytes(config: SupervisedConfig, tmp_path: Path
     assert train("third", 1)["model.safetensors"] != first["model.safetensors"]
 
 
-def test_training_leaves_the_global_generator_alone(config: SupervisedConfig, tmp_path: Path):
+def test_training_leaves_the_global_generator_alone(
+    config: SupervisedConfig, tmp_path: Path
+) -> None:
     before = torch.get_rng_state()
     train_supervised(dataclasses.replace(config, max_steps=2), tmp_path / "sft")
     assert torch.equal(torch.get_rng_state(), before)
@@ -318,7 +334,7 @@ def test_training_leaves_the_global_generator_alone(config: SupervisedConfig, tm
 
 def test_training_continues_from_a_folder(
     config: SupervisedConfig, result: SupervisedResult, tmp_path: Path
-):
+) -> None:
     further = dataclasses.replace(config, model=result.folder, max_steps=3, learning_rate=1e-4)
     again = train_supervised(further, tmp_path / "further")
     assert again.perplexity_before == pytest.approx(result.perplexity_after, rel=1e-5)
@@ -327,22 +343,22 @@ def test_training_continues_from_a_folder(
     assert tokenizers[0].read_bytes() == tokenizers[1].read_bytes()
 
 
-def test_plain_text_is_learnt(tmp_path: Path):
+def test_plain_text_is_learnt(tmp_path: Path) -> None:
     text = tmp_path / "text.txt"
     text.write_text("\n".join(row["response"] for row in sentence_pairs(300)), encoding="utf-8")
-    config = SupervisedConfig(data=text, **TINY, epochs=3, batch_tokens=256, learning_rate=1e-2)
+    config = SupervisedConfig(data=text, **TINY, epochs=20, batch_tokens=256, learning_rate=1e-2)
     result = train_supervised(config, tmp_path / "sft")
     assert result.dropped_examples == 0
     assert result.perplexity_after < 5 < 100 < result.perplexity_before
 
 
-def test_llama_is_trained_as_well(config: SupervisedConfig, tmp_path: Path):
-    llama = dataclasses.replace(config, architecture="llama", epochs=2)
+def test_llama_is_trained_as_well(config: SupervisedConfig, tmp_path: Path) -> None:
+    llama = dataclasses.replace(config, architecture="llama", epochs=12)
     result = train_supervised(llama, tmp_path / "sft")
     assert result.perplexity_after < 2
 
 
-def test_examples_that_are_too_long_are_left_out_and_counted(tmp_path: Path):
+def test_examples_that_are_too_long_are_left_out_and_counted(tmp_path: Path) -> None:
     rows = [*sentence_pairs(20), {"prompt": "Tell me", "response": "a long story " * 100}]
     data = write_jsonl(tmp_path / "data.jsonl", rows)
     result = train_supervised(SupervisedConfig(data=data, **TINY, max_steps=1), tmp_path / "sft")
@@ -350,7 +366,9 @@ def test_examples_that_are_too_long_are_left_out_and_counted(tmp_path: Path):
     assert result.training_examples + result.held_out_examples == 20
 
 
-def test_progress_is_reported_and_ends_with_the_last_step(config: SupervisedConfig, tmp_path: Path):
+def test_progress_is_reported_and_ends_with_the_last_step(
+    config: SupervisedConfig, tmp_path: Path
+) -> None:
     reports: list[dict[str, float]] = []
     short = dataclasses.replace(config, max_steps=5, log_every_steps=2)
     train_supervised(short, tmp_path / "sft", progress=lambda r: reports.append(dict(r)))
@@ -360,7 +378,7 @@ def test_progress_is_reported_and_ends_with_the_last_step(config: SupervisedConf
     assert all(math.isfinite(value) for r in reports for value in r.values())
 
 
-def test_ctrl_c_keeps_what_was_learnt(config: SupervisedConfig, tmp_path: Path):
+def test_ctrl_c_keeps_what_was_learnt(config: SupervisedConfig, tmp_path: Path) -> None:
     def stop(report: object) -> None:
         raise KeyboardInterrupt
 
@@ -374,7 +392,7 @@ def test_ctrl_c_keeps_what_was_learnt(config: SupervisedConfig, tmp_path: Path):
 
 def test_failed_save_leaves_the_earlier_result(
     config: SupervisedConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+) -> None:
     short = dataclasses.replace(config, max_steps=1)
     folder = train_supervised(short, tmp_path / "sft").folder
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
@@ -389,7 +407,9 @@ def test_failed_save_leaves_the_earlier_result(
     assert [path.name for path in tmp_path.iterdir()] == ["sft"]
 
 
-def test_earlier_result_is_replaced_only_on_demand(config: SupervisedConfig, tmp_path: Path):
+def test_earlier_result_is_replaced_only_on_demand(
+    config: SupervisedConfig, tmp_path: Path
+) -> None:
     short = dataclasses.replace(config, max_steps=1)
     train_supervised(short, tmp_path / "sft")
     with pytest.raises(InvalidInputError, match=r"holds an earlier result.*--overwrite"):
@@ -402,15 +422,17 @@ def test_earlier_result_is_replaced_only_on_demand(config: SupervisedConfig, tmp
 # --- errors ---
 
 
-def test_folder_with_other_files_is_never_replaced(config: SupervisedConfig, tmp_path: Path):
+def test_folder_with_other_files_is_never_replaced(
+    config: SupervisedConfig, tmp_path: Path
+) -> None:
     (tmp_path / "thesis.tex").write_text("years of work")
-    with pytest.raises(InvalidInputError, match="holds other files. Choose another"):
+    with pytest.raises(InvalidInputError, match=r"holds other files\. Choose another"):
         train_supervised(config, tmp_path, overwrite=True)
 
 
-def test_destination_below_a_file_is_refused(config: SupervisedConfig, tmp_path: Path):
+def test_destination_below_a_file_is_refused(config: SupervisedConfig, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(InvalidInputError, match="Cannot save to .*file/sft"):
+    with pytest.raises(InvalidInputError, match=r"Cannot save to .*file/sft"):
         train_supervised(config, tmp_path / "file" / "sft")
 
 
@@ -432,7 +454,7 @@ def test_destination_below_a_file_is_refused(config: SupervisedConfig, tmp_path:
         ("batch_tokens", 100, "batch_tokens must be at least max_tokens=256; got 100. Try 4096."),
     ],
 )
-def test_config_names_what_it_expected(name: str, value: object, message: str):
+def test_config_names_what_it_expected(name: str, value: object, message: str) -> None:
     with pytest.raises(InvalidInputError, match=message):
         SupervisedConfig(**{"data": Path("data.jsonl"), name: value})  # type: ignore[arg-type]
 
@@ -454,10 +476,14 @@ def test_config_names_what_it_expected(name: str, value: object, message: str):
             '{"prompt": "p", "response": "r<|endoftext|>"}\n',
             r"line 1: the response holds the special token '<\|endoftext\|>'",
         ),
+        (
+            '{"prompt": "p", "response": "\\ud800"}\n',
+            "line 1: 'response' holds the lone surrogate",
+        ),
         ('{"prompt": "p", "response": "r"}\n', "Expected at least 2 examples .* got 1 of 1"),
     ],
 )
-def test_bad_data_is_named_by_file_and_line(content: str, message: str, tmp_path: Path):
+def test_bad_data_is_named_by_file_and_line(content: str, message: str, tmp_path: Path) -> None:
     data = tmp_path / "data.jsonl"
     data.write_text(content, encoding="utf-8")
     with pytest.raises(InvalidInputError, match=message) as caught:
@@ -465,27 +491,27 @@ def test_bad_data_is_named_by_file_and_line(content: str, message: str, tmp_path
     assert str(data) in str(caught.value)
 
 
-def test_missing_data_is_named(tmp_path: Path):
+def test_missing_data_is_named(tmp_path: Path) -> None:
     config = SupervisedConfig(data=tmp_path / "none.jsonl")
     with pytest.raises(InvalidInputError, match=r"Cannot read .*none\.jsonl: No such file"):
         train_supervised(config, tmp_path / "sft")
 
 
-def test_data_that_is_not_utf8_is_refused(tmp_path: Path):
+def test_data_that_is_not_utf8_is_refused(tmp_path: Path) -> None:
     (tmp_path / "latin.txt").write_bytes("caf\xe9".encode("latin-1"))
     config = SupervisedConfig(data=tmp_path / "latin.txt")
     with pytest.raises(InvalidInputError, match="not UTF-8 at byte 3"):
         train_supervised(config, tmp_path / "sft")
 
 
-def test_missing_model_folder_is_named(config: SupervisedConfig, tmp_path: Path):
-    with pytest.raises(InvalidInputError, match="there is none at .*nowhere"):
+def test_missing_model_folder_is_named(config: SupervisedConfig, tmp_path: Path) -> None:
+    with pytest.raises(InvalidInputError, match=r"there is none at .*nowhere"):
         train_supervised(dataclasses.replace(config, model=tmp_path / "nowhere"), tmp_path / "sft")
 
 
 def test_pickled_weights_are_refused(
     config: SupervisedConfig, result: SupervisedResult, tmp_path: Path
-):
+) -> None:
     folder = tmp_path / "pickled"
     folder.mkdir()
     (folder / "config.json").write_bytes((result.folder / "config.json").read_bytes())
@@ -497,18 +523,18 @@ def test_pickled_weights_are_refused(
 
 def test_model_that_reads_too_little_is_refused(
     config: SupervisedConfig, result: SupervisedResult, tmp_path: Path
-):
+) -> None:
     longer = dataclasses.replace(config, model=result.folder, max_tokens=100)
     with pytest.raises(InvalidInputError, match="max_tokens must be at most the 64 tokens"):
         train_supervised(longer, tmp_path / "sft")
 
 
-def test_unknown_device_is_refused(config: SupervisedConfig, tmp_path: Path):
+def test_unknown_device_is_refused(config: SupervisedConfig, tmp_path: Path) -> None:
     with pytest.raises(InvalidInputError, match="quantum"):
         train_supervised(dataclasses.replace(config, device="quantum"), tmp_path / "sft")
 
 
-def test_diverging_training_is_stopped(config: SupervisedConfig, tmp_path: Path):
+def test_diverging_training_is_stopped(config: SupervisedConfig, tmp_path: Path) -> None:
     wild = dataclasses.replace(config, learning_rate=1e38, log_every_steps=1)
     with pytest.raises(InvalidInputError, match=r"Expected a finite loss; got .* Lower learning"):
         train_supervised(wild, tmp_path / "sft")

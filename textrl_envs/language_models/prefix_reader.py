@@ -136,7 +136,9 @@ class PrefixReader:
 
     def _read_afresh(self, input_ids: NDArray[np.int64], lengths: NDArray[np.int64]) -> Tensor:
         width = int(lengths.max())
-        tokens = torch.from_numpy(input_ids[:, :width]).to(self._device)
+        # What stands behind the text may be no token at all: -1 in the flat form.
+        is_text = np.arange(width) < lengths[:, None]
+        tokens = torch.from_numpy(np.where(is_text, input_ids[:, :width], 0)).to(self._device)
         ends = torch.from_numpy(lengths - 1).to(self._device)
         # Right padding lies behind every token that is read, so the causal mask is mask enough.
         hidden: Tensor = self._trunk(input_ids=tokens, use_cache=False).last_hidden_state

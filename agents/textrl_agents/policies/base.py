@@ -8,7 +8,7 @@ evaluate(episodes)        the training forward, with gradients
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
@@ -56,6 +56,9 @@ class Policy(nn.Module, ABC):
     Raises:
         InvalidInputError: a temperature that is not positive.
     """
+
+    default_learning_rate: ClassVar[float]
+    """What suits Adam where the user says nothing."""
 
     def __init__(self, decoder: Decoder, *, vocabulary_size: int, temperature: float = 1.0) -> None:
         super().__init__()

@@ -3,7 +3,7 @@
 import copy
 import json
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -29,6 +29,8 @@ class CausalLMPolicy(Policy):
     Raises:
         InvalidInputError: a model that cannot be taken apart, or with too small a vocabulary.
     """
+
+    default_learning_rate: ClassVar[float] = 1e-4
 
     def __init__(
         self,

@@ -6,7 +6,7 @@ was paid for by learning.
 
 import json
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -39,6 +39,8 @@ class ResidualPolicy(Policy):
     Raises:
         InvalidInputError: a width that the heads do not divide.
     """
+
+    default_learning_rate: ClassVar[float] = 2e-3
 
     def __init__(
         self,

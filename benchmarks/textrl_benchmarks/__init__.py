@@ -1,0 +1,1 @@
+"""Benchmarks: evaluation, run folders, speed, and the command line `textrl`."""

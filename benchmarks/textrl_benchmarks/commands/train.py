@@ -1,0 +1,58 @@
+"""`textrl train`: environment, agent, training, evaluation, and a folder with all of it."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from textrl_benchmarks.commands.environment_options import EnvironmentOptions
+
+__all__ = ["Train"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Train:
+    """Train an agent. Without any option: PPO on textrl/Keyword-v0, about a minute."""
+
+    environment: Annotated[EnvironmentOptions, tyro.conf.OmitArgPrefixes] = field(
+        default_factory=EnvironmentOptions
+    )
+    agent: str = "ppo"
+    """The algorithm: ppo, reinforce, an installed agent, or path/to/file.py:MyAgent."""
+    agent_args: tuple[str, ...] = ()
+    """Settings of the agent as NAME=VALUE, such as learning_rate=1e-3 epochs=2."""
+    total_tokens: int = 150_000
+    """The budget, in generated tokens."""
+    num_envs: int = 64
+    """Rows that generate at once."""
+    seed: int = 0
+    """Decides everything random."""
+    kl_target: float | None = None
+    """Adapt β towards this KL, in nats an episode, beginning from the environment's β."""
+    eval_episodes: int = 512
+    """Episodes of the evaluation at the end."""
+    eval_prompts: str | None = None
+    """Held-out prompts to evaluate on, a JSONL file, for textrl/TextBandit-v0."""
+    out: Path | None = None
+    """The run folder; runs/ENV-AGENT-SEED where none is given."""
+    resume: Path | None = None
+    """Go on with the run in this folder, with the options it was begun with."""
+    checkpoint_seconds: float = 30.0
+    """Seconds between checkpoints."""
+    threads: int = 1
+    """Threads of torch: 1 suits small networks, all cores a large model. Runs are equal byte for
+    byte only at equal threads."""
+    device: str = "auto"
+    """auto, cpu, cuda, ..."""
+
+    def run(self) -> int:
+        """Trains, evaluates, and prints where the results are."""
+        # Not above: it loads torch, and `textrl --help` shall not wait for that.
+        from textrl_benchmarks.training import resume, train
+
+        if self.resume is None:
+            train(self)
+        else:
+            resume(self.resume)
+        return 0

@@ -1,0 +1,141 @@
+"""Evaluation: fresh episodes of a policy, and their means with standard errors."""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from textrl_agents.collector import Collector
+from textrl_agents.episodes import Episodes
+from textrl_envs.core import FinishReason
+from textrl_envs.errors import InvalidInputError
+from textrl_envs.wrappers.vector import KLPenalty
+
+__all__ = ["Estimate", "Evaluation", "Sample", "evaluate"]
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """A mean over episodes and its standard error.
+
+    >>> print(Estimate.of(np.array([1.0, 2.0, 3.0])))
+    2.000 ± 0.577
+    """
+
+    mean: float
+    standard_error: float
+
+    @classmethod
+    def of(cls, values: NDArray[np.float64]) -> "Estimate":
+        """Returns the estimate from independent values, one an episode, at least two."""
+        deviation = float(np.std(values, ddof=1))
+        return cls(float(np.mean(values)), deviation / float(np.sqrt(len(values))))
+
+    def __str__(self) -> str:
+        return f"{self.mean:.3f} ± {self.standard_error:.3f}"
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One episode as text."""
+
+    prompt: str
+    response: str
+    score: float
+    finish_reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """What a policy reached.
+
+    Args:
+        episodes: how many were played.
+        reward: the score of an episode.
+        kl: log π − log π_ref summed over a response, in nats; NaN where there is no reference.
+        regularised_return: reward − β KL.
+        length: tokens of a response.
+        kl_coefficient: β, NaN where there is no reference.
+        samples: the first episodes as text.
+    """
+
+    episodes: int
+    reward: Estimate
+    kl: Estimate
+    regularised_return: Estimate
+    length: Estimate
+    kl_coefficient: float
+    samples: tuple[Sample, ...] = ()
+
+    def as_dict(self) -> dict[str, Any]:
+        """Returns all numbers, without the samples; NaN as None, as JSON has none."""
+        numbers = asdict(self)
+        del numbers["samples"]
+        return {key: _without_nan(value) for key, value in numbers.items()}
+
+
+def evaluate(
+    agent: Any,  # noqa: ANN401 - an agent with a policy, or a policy
+    envs: Any,  # noqa: ANN401 - a text vector environment, in KLPenalty or not
+    *,
+    episodes: int = 512,
+    seed: int = 0,
+    greedy: bool = False,
+    samples: int = 8,
+) -> Evaluation:
+    """Plays fresh episodes. Nothing is learnt, and an adaptive coefficient stays as it is.
+
+    Args:
+        agent: an agent (its `policy` is taken) or a policy.
+        envs: where it plays. In `KLPenalty`, KL and regularised return are measured too; without
+            it, where the environment carries a reference and β, those are taken.
+        episodes: at least the number of rows, and at least 2.
+        seed: of prompts and sampling; apart from those of training, whatever their seed.
+        greedy: take the likeliest token each time.
+        samples: how many episodes to return as text.
+
+    Raises:
+        InvalidInputError: too few episodes.
+    """
+    if episodes < 2:
+        raise InvalidInputError(f"A standard error needs at least 2 episodes; got {episodes}.")
+    policy = getattr(agent, "policy", agent)
+    charged = _with_fixed_penalty(envs, policy)
+    played = Collector(charged).collect(policy, episodes, seed=[seed, 4], greedy=greedy)
+    has_kl = isinstance(charged, KLPenalty)
+    return Evaluation(
+        episodes=episodes,
+        reward=Estimate.of(played.scores),
+        kl=Estimate.of(played.kl),
+        regularised_return=Estimate.of(played.returns),
+        length=Estimate.of(played.lengths.astype(np.float64)),
+        kl_coefficient=charged.charge.coefficient if has_kl else float("nan"),
+        samples=tuple(_sample(envs, played, row) for row in range(min(samples, episodes))),
+    )
+
+
+def _with_fixed_penalty(envs: Any, policy: Any) -> Any:  # noqa: ANN401
+    if isinstance(envs, KLPenalty):
+        reference, coefficient = envs.charge.reference, envs.charge.coefficient
+        return KLPenalty(envs.env, policy=policy, reference=reference, coefficient=coefficient)
+    if envs.unwrapped.reference is not None:
+        return KLPenalty(envs, policy=policy)
+    return envs
+
+
+def _sample(envs: Any, played: Episodes, row: int) -> Sample:  # noqa: ANN401
+    table, tokenizer = envs.unwrapped.prompts, envs.unwrapped.task.tokenizer
+    ids = played.response_ids[row, : played.lengths[row]]
+    return Sample(
+        prompt=table.texts[played.prompt_index[row]],
+        response=str(tokenizer.decode(ids, skip_special_tokens=True)),
+        score=float(played.scores[row]),
+        finish_reason=FinishReason(int(played.finish_reason[row])).name.lower(),
+    )
+
+
+def _without_nan(value: Any) -> Any:  # noqa: ANN401
+    if isinstance(value, dict):
+        return {key: _without_nan(item) for key, item in value.items()}
+    return None if isinstance(value, float) and np.isnan(value) else value

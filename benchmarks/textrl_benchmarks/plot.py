@@ -1,0 +1,51 @@
+"""The picture of a run: reward, KL and regularised return over generated tokens."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from textrl_benchmarks.evaluation import Evaluation
+
+__all__ = ["plot_curves"]
+
+
+def plot_curves(
+    rows: Sequence[Mapping[str, float]],
+    evaluations: Mapping[str, Evaluation],
+    path: Path,
+    *,
+    title: str,
+) -> None:
+    """Draws the training curves, and each evaluation as a level with its standard error.
+
+    Args:
+        rows: of a `TrainingLog`.
+        evaluations: name -> evaluation, such as "reference" and "trained".
+        path: the picture to write, PNG or SVG.
+        title: stands above.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 2.8), layout="constrained")
+    figure.suptitle(title, fontsize=10)
+    panels = (
+        ("reward", "reward", "reward"),
+        ("kl", "kl", "KL from the reference (nats)"),
+        ("return", "regularised_return", "reward − β KL"),
+    )
+    tokens = [row["tokens"] for row in rows]
+    for place, (column, field, label) in enumerate(panels, start=1):
+        axes = figure.add_subplot(1, 3, place)
+        axes.plot(tokens, [row[column] for row in rows], color="#1f6f8b", linewidth=1.4)
+        for name, color in (("reference", "#888888"), ("trained", "#c1440e")):
+            if name in evaluations:
+                level = getattr(evaluations[name], field)
+                axes.axhline(level.mean, color=color, linewidth=1, linestyle="--")
+                low, high = level.mean - level.standard_error, level.mean + level.standard_error
+                axes.axhspan(low, high, color=color, alpha=0.2, linewidth=0, label=name)
+        axes.set_title(label, fontsize=9)
+        axes.set_xlabel("generated tokens", fontsize=8)
+        axes.tick_params(labelsize=7)
+        axes.spines[["top", "right"]].set_visible(False)
+        if place == 1:
+            axes.legend(fontsize=7, frameon=False)
+    figure.savefig(path, dpi=160, metadata={"Software": None})

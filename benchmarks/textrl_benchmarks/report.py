@@ -1,0 +1,45 @@
+"""What `textrl train` and `textrl evaluate` print at their end: numbers, and texts side by side."""
+
+from collections.abc import Mapping
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from textrl_benchmarks.evaluation import Evaluation
+
+__all__ = ["print_evaluations", "print_samples"]
+
+
+def print_evaluations(console: Console, evaluations: Mapping[str, Evaluation]) -> None:
+    """Prints one row a policy: means with standard errors."""
+    table = Table(box=None, pad_edge=False)
+    for heading in ("policy", "reward", "KL (nats)", "reward − β KL", "length", "episodes"):
+        table.add_column(heading, justify="left" if heading == "policy" else "right")
+    for name, found in evaluations.items():
+        table.add_row(
+            name,
+            str(found.reward),
+            str(found.kl),
+            str(found.regularised_return),
+            f"{found.length.mean:.1f}",
+            f"{found.episodes:,}",
+        )
+    console.print(table)
+
+
+def print_samples(console: Console, evaluations: Mapping[str, Evaluation], count: int) -> None:
+    """Prints the first episodes of each policy: the seed gives them the same prompts."""
+    names = list(evaluations)
+    for row in range(min(count, *(len(evaluations[name].samples) for name in names))):
+        prompt = evaluations[names[0]].samples[row].prompt
+        console.print(f"\n[bold]prompt[/bold] {_short(prompt)}", highlight=False)
+        for name in names:
+            sample = evaluations[name].samples[row]
+            line = f"  {name:>9} [{sample.score:.2f}] "
+            console.print(escape(line) + _short(sample.response), highlight=False)
+
+
+def _short(text: str, limit: int = 400) -> str:
+    flat = text.replace("\n", " ⏎ ")
+    return escape(flat if len(flat) <= limit else flat[: limit - 1] + "…")

@@ -1,0 +1,265 @@
+"""What `textrl train` does: make, train, evaluate, and write a run folder.
+
+train(options)    a new run
+resume(path)      goes on with a run that was stopped or killed, to the same end
+"""
+
+import contextlib
+import signal
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, replace
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+from rich.console import Console
+
+import textrl_agents
+from textrl_agents.agent import StopTraining
+from textrl_agents.policies import FixedPolicy
+from textrl_agents.registry import agent_class
+from textrl_benchmarks.commands.environment_options import (
+    EnvironmentOptions,
+    make_environment,
+    read_settings,
+)
+from textrl_benchmarks.commands.train import Train
+from textrl_benchmarks.evaluation import Evaluation, evaluate
+from textrl_benchmarks.plot import plot_curves
+from textrl_benchmarks.progress import TrainingDisplay
+from textrl_benchmarks.report import print_evaluations, print_samples
+from textrl_benchmarks.run_folder import RunFolder
+from textrl_envs.errors import InvalidInputError
+from textrl_envs.wrappers.vector import AdaptiveCoefficient, KLPenalty
+
+__all__ = ["resume", "train"]
+
+
+def train(options: Train) -> RunFolder:
+    """Trains a new agent.
+
+    Raises:
+        InvalidInputError: options that cannot be used, or a folder that cannot be written.
+    """
+    _check(options)
+    torch.set_num_threads(options.threads)
+    base = _make(options, options.environment)
+    held_out = _held_out(options, base)
+    agent = textrl_agents.make(
+        options.agent,
+        base,
+        policy=options.environment.model,
+        seed=options.seed,
+        device=options.device,
+        **read_settings(options.agent_args),
+    )
+    name = f"{options.environment.env.rpartition('/')[2]}-{agent.name}-{options.seed}"
+    folder = RunFolder.create(options.out, name=name)
+    folder.write_config(_to_plain(options), agent.config)
+    _run(options, agent, base, held_out, folder)
+    return folder
+
+
+def resume(path: Path) -> RunFolder:
+    """Goes on with a run, with the options it was begun with.
+
+    Raises:
+        InvalidInputError: the folder holds no run with a checkpoint.
+    """
+    folder = RunFolder.open(path)
+    options = _from_plain(folder.options())
+    torch.set_num_threads(options.threads)
+    base = _make(options, options.environment)
+    agent = agent_class(options.agent).load(folder.checkpoint(), device=options.device)
+    _run(options, agent, base, _held_out(options, base), folder)
+    return folder
+
+
+def _run(
+    options: Train,
+    agent: Any,  # noqa: ANN401 - any agent of the suite
+    base: Any,  # noqa: ANN401 - a vector environment
+    held_out: Any,  # noqa: ANN401 - a vector environment
+    folder: RunFolder,
+) -> None:
+    console = Console()
+    _print_start(console, options, agent, folder)
+    envs = _with_penalty(options, base, agent)
+    before = _evaluate_reference(options, held_out, envs)
+    _learn(options, agent, envs, folder, console)
+    after = evaluate(
+        agent, _at_same_price(held_out, envs), episodes=options.eval_episodes, seed=options.seed
+    )
+    _finish(folder, agent, {**before, "trained": after}, options, console)
+
+
+def _make(options: Train, environment: EnvironmentOptions) -> Any:  # noqa: ANN401
+    return make_environment(environment.env, environment.parameters(), options.num_envs)
+
+
+def _check(options: Train) -> None:
+    for name in ("total_tokens", "num_envs", "threads", "checkpoint_seconds"):
+        if not getattr(options, name) > 0:
+            flag = name.replace("_", "-")
+            raise InvalidInputError(f"--{flag} must be positive; got {getattr(options, name)}.")
+    if options.eval_episodes < max(2, options.num_envs):
+        raise InvalidInputError(
+            f"--eval-episodes must be at least --num-envs, {options.num_envs}, and 2; "
+            f"got {options.eval_episodes}."
+        )
+
+
+def _held_out(options: Train, base: Any) -> Any:  # noqa: ANN401 - a vector environment
+    if options.eval_prompts is None:
+        return base
+    changed = replace(options.environment, prompts=options.eval_prompts)
+    return _make(options, changed)
+
+
+def _with_penalty(options: Train, base: Any, agent: Any) -> Any:  # noqa: ANN401
+    if base.unwrapped.reference is None:
+        if options.kl_target is not None:
+            raise InvalidInputError("--kl-target needs a reference; give the environment one.")
+        return base
+    coefficient: float | AdaptiveCoefficient | None = None
+    if options.kl_target is not None:
+        coefficient = AdaptiveCoefficient(
+            value=base.unwrapped.kl_coefficient, target=options.kl_target
+        )
+    return KLPenalty(base, policy=agent.policy, coefficient=coefficient)
+
+
+def _at_same_price(held_out: Any, envs: Any) -> Any:  # noqa: ANN401 - vector environments
+    """Returns the held-out environment with the training's reference, and β as it stands now."""
+    if not isinstance(envs, KLPenalty):
+        return held_out
+    charge = envs.charge
+    return KLPenalty(
+        held_out,
+        policy=charge.policy,
+        reference=charge.reference,
+        coefficient=charge.coefficient,
+    )
+
+
+def _evaluate_reference(
+    options: Train,
+    held_out: Any,  # noqa: ANN401 - a vector environment
+    envs: Any,  # noqa: ANN401 - a vector environment
+) -> dict[str, Evaluation]:
+    if not isinstance(envs, KLPenalty):
+        return {}
+    found = evaluate(
+        FixedPolicy(envs.charge.reference),
+        _at_same_price(held_out, envs),
+        episodes=options.eval_episodes,
+        seed=options.seed,
+    )
+    return {"reference": found}
+
+
+def _learn(
+    options: Train,
+    agent: Any,  # noqa: ANN401
+    envs: Any,  # noqa: ANN401
+    folder: RunFolder,
+    console: Console,
+) -> None:
+    """Trains with a display and checkpoints; Ctrl-C ends it after the current iteration."""
+    display = TrainingDisplay(options.total_tokens, console)
+    marks = {"time": time.monotonic(), "tokens": float(agent.tokens), "saved": time.monotonic()}
+    with display.live(), _interrupt_asks() as is_asked:
+
+        def progress(row: Mapping[str, float]) -> None:
+            now = time.monotonic()
+            rate = (row["tokens"] - marks["tokens"]) / (now - marks["time"])
+            folder.add_timing(
+                {
+                    "iteration": row["iteration"],
+                    "tokens": row["tokens"],
+                    "seconds": round(now - marks["time"], 4),
+                    "tokens_per_second": round(rate, 1),
+                }
+            )
+            marks["time"], marks["tokens"] = now, row["tokens"]
+            display.show(row, rate)
+            if now - marks["saved"] >= options.checkpoint_seconds:
+                folder.save(agent)
+                marks["saved"] = time.monotonic()
+            if is_asked():
+                raise StopTraining
+
+        agent.learn(envs, total_tokens=options.total_tokens, progress=progress)
+        was_stopped = is_asked()
+    folder.save(agent)
+    if was_stopped:
+        console.print(
+            f"stopped at {agent.tokens:,} of {options.total_tokens:,} tokens; "
+            f"go on with: textrl train --resume {folder.path}",
+            highlight=False,
+            soft_wrap=True,
+        )
+
+
+@contextlib.contextmanager
+def _interrupt_asks() -> Iterator[Any]:
+    """Turns the first Ctrl-C into a request; a second one interrupts at once."""
+    asked: list[bool] = []
+
+    def ask(_signal: int, _frame: FrameType | None) -> None:
+        if asked:
+            raise KeyboardInterrupt
+        asked.append(True)
+
+    before = signal.signal(signal.SIGINT, ask)
+    try:
+        yield lambda: bool(asked)
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _print_start(console: Console, options: Train, agent: Any, folder: RunFolder) -> None:  # noqa: ANN401
+    count = sum(p.numel() for p in agent.policy.parameters())
+    console.print(
+        f"{agent.name} on {options.environment.env}: {type(agent.policy).__name__} of {count:,} "
+        f"parameters on {agent.policy.device}, {options.total_tokens:,} tokens, "
+        f"seed {options.seed}\nrun folder {folder.path}",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+def _finish(
+    folder: RunFolder,
+    agent: Any,  # noqa: ANN401
+    evaluations: dict[str, Evaluation],
+    options: Train,
+    console: Console,
+) -> None:
+    folder.write_result(evaluations)
+    title = f"{agent.name} on {options.environment.env}, seed {options.seed}"
+    plot_curves(agent.log.rows, evaluations, folder.path / "curves.png", title=title)
+    print_samples(console, evaluations, count=4)
+    console.print()
+    print_evaluations(console, evaluations)
+    console.print(f"\nresults in {folder.path}", highlight=False, soft_wrap=True)
+
+
+def _to_plain(options: Train) -> dict[str, Any]:
+    plain = asdict(options)
+    return {
+        key: str(value) if isinstance(value, Path) else value
+        for key, value in plain.items()
+        if key != "resume"
+    }
+
+
+def _from_plain(plain: dict[str, Any]) -> Train:
+    environment = dict(plain["environment"])
+    environment["env_args"] = tuple(environment["env_args"])
+    rest = {key: value for key, value in plain.items() if key != "environment"}
+    rest["agent_args"] = tuple(rest["agent_args"])
+    rest["out"] = Path(rest["out"]) if rest["out"] else None
+    return Train(environment=EnvironmentOptions(**environment), **rest)
