@@ -24,6 +24,7 @@ def plot_curves(
         title: stands above.
     """
     from matplotlib.figure import Figure
+    from matplotlib.ticker import EngFormatter, MaxNLocator
 
     figure = Figure(figsize=(9, 2.8), layout="constrained")
     figure.suptitle(title, fontsize=10)
@@ -45,6 +46,8 @@ def plot_curves(
         axes.set_title(label, fontsize=9)
         axes.set_xlabel("generated tokens", fontsize=8)
         axes.tick_params(labelsize=7)
+        axes.xaxis.set_major_locator(MaxNLocator(5))
+        axes.xaxis.set_major_formatter(EngFormatter(sep=""))
         axes.spines[["top", "right"]].set_visible(False)
         if place == 1:
             axes.legend(fontsize=7, frameon=False)

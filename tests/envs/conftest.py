@@ -86,8 +86,8 @@ def build_lm() -> Callable[..., Any]:
             # Ten times the usual: a model whose logits are all alike would agree with anything.
             "initializer_range": 0.3,
         }
-        if family not in ("GPT2", "GPTNeoX"):
-            options["num_key_value_heads"] = 1
+        if family not in ("GPT2", "GPTNeo", "GPTNeoX", "Bloom"):
+            options["num_key_value_heads"] = 1  # fewer than heads, as in most models of today
         if family == "GPTNeo":
             options = {k: v for k, v in options.items() if not k.startswith("num_")}
             options |= {

@@ -5,6 +5,7 @@ it remembers costs one token, a row asked again costs nothing, and any other row
 """
 
 import math
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -19,13 +20,13 @@ from textrl_envs.observations import read_observation
 __all__ = ["PrefixReader", "weights_version"]
 
 
-def weights_version(module: nn.Module) -> tuple[int, ...]:
+def weights_version(parameters: Iterable[nn.Parameter]) -> tuple[int, ...]:
     """Returns numbers that change whenever a weight is written in place.
 
     torch counts such writes for each tensor; a step of an optimiser is one, so is loading. Writes
     through `.data` are not counted: call `forget()` after them.
     """
-    return tuple(parameter._version for parameter in module.parameters())
+    return tuple(parameter._version for parameter in parameters)
 
 
 class PrefixReader:
@@ -39,6 +40,7 @@ class PrefixReader:
     def __init__(self, trunk: nn.Module, *, use_cache: bool = True) -> None:
         self._trunk = trunk
         self.use_cache = use_cache
+        self._parameters = tuple(trunk.parameters())  # walking the modules costs as much as a layer
         self._weights_seen: tuple[int, ...] = ()
         self.version = 0
         """Changes whenever any row's answer may have changed."""
@@ -167,7 +169,7 @@ class PrefixReader:
         self._lengths = np.zeros(slots, np.int64)
 
     def _notice_new_weights(self) -> None:
-        weights = weights_version(self._trunk)
+        weights = weights_version(self._parameters)
         if weights != self._weights_seen:
             self.forget()
             self._weights_seen = weights

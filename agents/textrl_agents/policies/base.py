@@ -75,6 +75,7 @@ class Policy(nn.Module, ABC):
         self._vocabulary_size = vocabulary_size
         self.temperature = temperature
         self._memo: tuple[Any, Tensor] | None = None
+        self._weights: tuple[nn.Parameter, ...] = ()
         self.eval()
 
     def train(self, mode: bool = True) -> Self:
@@ -161,9 +162,14 @@ class Policy(nn.Module, ABC):
             self.value_head(before.float())[:, 0],
         )
 
+    def _weights_version(self) -> tuple[int, ...]:
+        if not self._weights:
+            self._weights = tuple(self.parameters())
+        return weights_version(self._weights)
+
     def _next_log_probs(self, obs: Any) -> Tensor:  # noqa: ANN401 - either form
         hidden = self._decoder.reader.read(obs)
-        key = (self._decoder.reader.version, len(hidden), weights_version(self), self.temperature)
+        key = (self._decoder.reader.version, len(hidden), self._weights_version(), self.temperature)
         if self._memo is None or self._memo[0] != key:
             logits = self.next_logits(hidden, obs).float() / self.temperature
             self._memo = key, logits.log_softmax(-1)

@@ -51,7 +51,7 @@ def test_prompts_ask_for_the_keywords_and_begin_a_story(task: Task) -> None:
 
 
 def test_no_prompt_begins_another_so_that_an_observation_tells_its_time(task: Task) -> None:
-    # The value depends on the tokens that are left. If one prompt were the beginning of another, the
+    # The value depends on the tokens that are left. Were one prompt the beginning of another, the
     # same observation could come early or late, and no policy could attain the known optimum.
     texts = [
         ids[:length].tolist()
