@@ -22,6 +22,8 @@ Baseline = Literal["none", "running_mean", "leave_one_out", "value"]
 class REINFORCEConfig(OnPolicyConfig):
     """Settings of REINFORCE."""
 
+    episodes_per_batch: int = 64
+    """Episodes collected before each step: small, since a batch is used once."""
     baseline: Baseline = "leave_one_out"
     """What is subtracted from the return: nothing, a mean over earlier batches, the mean of the
     prompt's other episodes (RLOO), or the value head."""

@@ -73,6 +73,7 @@ def resume(path: Path) -> RunFolder:
     torch.set_num_threads(options.threads)
     base = _make(options, options.environment)
     agent = agent_class(options.agent).load(folder.checkpoint(), device=options.device)
+    Console().print(f"resumed at {agent.tokens:,} tokens", highlight=False)
     _run(options, agent, base, _held_out(options, base), folder)
     return folder
 

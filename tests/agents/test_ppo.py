@@ -1,4 +1,6 @@
+import itertools
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -89,7 +91,7 @@ def test_every_episode_is_in_one_minibatch_of_every_epoch(
     agent = PPO(policy, config=PPOConfig(episodes_per_batch=10, epochs=3, minibatches=4))
     agent.update(episodes, np.random.default_rng(0))
     assert len(selected) == 12
-    epochs = [sorted(sum(selected[4 * i : 4 * i + 4], [])) for i in range(3)]
+    epochs = [sorted(itertools.chain(*selected[4 * i : 4 * i + 4])) for i in range(3)]
     assert epochs == [list(range(10))] * 3
     assert len({tuple(part) for part in selected}) > 8  # shuffled anew
 
@@ -172,22 +174,14 @@ def test_explained_variance_is_one_for_exact_values_and_zero_for_none() -> None:
     stats = agent.update(episodes, np.random.default_rng(0))
     assert stats["explained_variance"] == pytest.approx(0.0, abs=1e-12)
     to_go = np.cumsum(episodes.rewards[:, ::-1], axis=1)[:, ::-1]
-    knowing = _replace_values(episodes, np.where(episodes.response_mask, to_go, 0.0))
+    knowing = replace(episodes, values=np.where(episodes.response_mask, to_go, 0.0))
     stats = agent.update(knowing, np.random.default_rng(0))
     assert stats["explained_variance"] == pytest.approx(1.0, abs=1e-9)
-
-
-def _replace_values(episodes: Episodes, values: Floats) -> Episodes:
-    from dataclasses import replace
-
-    return replace(episodes, values=values)
 
 
 def test_an_update_that_is_cut_off_uses_the_value_at_the_end(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from dataclasses import replace
-
     seen: list[Floats] = []
 
     def note(values: Any, old: Any, target: torch.Tensor, **settings: Any) -> Any:
@@ -195,7 +189,7 @@ def test_an_update_that_is_cut_off_uses_the_value_at_the_end(
         return clipped_value_loss(values, old, target, **settings)
 
     monkeypatch.setattr("textrl_agents.ppo.clipped_value_loss", note)
-    task = tiny_task()
+    task = tiny_task(limit=2)
     policy = residual(task, away=0.5)
     episodes = episodes_of(task, policy, [(0, (1, 2))] * 2)
     episodes = replace(episodes, bootstrap_values=np.array([0.0, 7.0]))

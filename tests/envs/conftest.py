@@ -39,7 +39,8 @@ def word_tokenizer() -> Any:
     words = ["<pad>", "<eos>", *(f"w{i}" for i in range(2, VOCABULARY))]
     tokenizer = Tokenizer(models.WordLevel({w: i for i, w in enumerate(words)}, unk_token="<pad>"))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<eos>", pad_token="<pad>")
+    make: Any = PreTrainedTokenizerFast
+    return make(tokenizer_object=tokenizer, eos_token="<eos>", pad_token="<pad>")
 
 
 @pytest.fixture(scope="session")
@@ -59,9 +60,8 @@ def byte_tokenizer() -> Any:
     )
     text = ["the cat sat on the mat and the dog sat on the log."] * 20
     tokenizer.train_from_iterator(text, trainer)
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, eos_token="<|endoftext|>", pad_token="<|endoftext|>"
-    )
+    make: Any = PreTrainedTokenizerFast
+    return make(tokenizer_object=tokenizer, eos_token="<|endoftext|>", pad_token="<|endoftext|>")
 
 
 @pytest.fixture(scope="session")

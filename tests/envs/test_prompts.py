@@ -135,7 +135,8 @@ def test_an_eos_token_that_the_tokenizer_adds_is_dropped_and_a_bos_token_kept() 
         def decode(self, token_ids: Any, *, skip_special_tokens: bool = False) -> str:
             return ""
 
-    table = PromptTable(["345"], Adding())
+    adding: Any = Adding()
+    table = PromptTable(["345"], adding)
     np.testing.assert_array_equal(table.token_ids, [[1, 3, 4, 5]])
 
 

@@ -144,4 +144,5 @@ def test_the_parameters_of_a_task_are_json_too() -> None:
     env = gym.make("textrl/Keyword-v0", keywords=["letter", "tower"], max_new_tokens=5)
     assert env.spec is not None
     again = EnvSpec.from_json(env.spec.to_json()).make()
-    assert again.unwrapped.prompts.texts[0] == "tell of letter and tower : the"  # type: ignore[attr-defined]
+    texts = again.unwrapped.prompts.texts  # type: ignore[attr-defined]
+    assert all(text.startswith("tell of letter and tower : ") for text in texts)

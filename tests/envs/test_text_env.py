@@ -34,6 +34,11 @@ def play(env: Any, steps: int, *, seed: int) -> Iterator[tuple[Any, ...]]:
             yield env.reset()
 
 
+def text_env(task: Task | str, **options: Any) -> Any:
+    """Makes an environment whose observations need not be told apart by type."""
+    return TextEnv(task, **options)
+
+
 def arrays(obs: Any) -> list[Any]:
     return list(obs.values()) if isinstance(obs, dict) else [obs]
 
@@ -125,7 +130,7 @@ def test_the_metadata_declares_text_and_no_torch(name: str, make_kwargs: MakeKwa
 
 
 def test_the_prompt_then_the_response_are_observed(make_task: MakeTask) -> None:
-    env = TextEnv(make_task())
+    env = text_env(make_task())
     env.reset(options={"prompt_index": 1})
     env.step(20)
     obs = env.step(21)[0]
@@ -134,14 +139,14 @@ def test_the_prompt_then_the_response_are_observed(make_task: MakeTask) -> None:
 
 
 def test_the_flat_form_pads_with_minus_one(make_task: MakeTask) -> None:
-    env = TextEnv(make_task(), obs="flat")
+    env = text_env(make_task(), obs="flat")
     env.reset(options={"prompt_index": 1})
     obs = env.step(0)[0]  # the padding token, chosen as an action, is text like any other
     np.testing.assert_array_equal(obs, [6, 7, 8, 0, -1, -1, -1, -1, -1])
 
 
 def test_the_score_is_paid_once_and_at_the_end(make_task: MakeTask) -> None:
-    env = TextEnv(make_task())
+    env = text_env(make_task())
     env.reset(options={"prompt_index": 0})
     assert env.step(20)[1:] == (0.0, False, False, {"finish_reason": 0, "prompt_index": 0})
     _, reward, terminated, truncated, info = env.step(EOS)
@@ -156,7 +161,7 @@ def test_the_score_is_paid_once_and_at_the_end(make_task: MakeTask) -> None:
 
 
 def test_response_at_the_token_limit_is_scored_and_terminates(make_task: MakeTask) -> None:
-    env = TextEnv(make_task(max_new_tokens=2))
+    env = text_env(make_task(max_new_tokens=2))
     env.reset()
     assert env.step(20)[2] is False
     _, reward, terminated, truncated, info = env.step(21)
@@ -165,13 +170,13 @@ def test_response_at_the_token_limit_is_scored_and_terminates(make_task: MakeTas
 
 
 def test_a_response_of_one_token_terminates_at_its_first_step(make_task: MakeTask) -> None:
-    env = TextEnv(make_task(max_new_tokens=1))
+    env = text_env(make_task(max_new_tokens=1))
     env.reset()
     assert env.step(20)[1:4] == (0.2, True, False)
 
 
 def test_prompts_are_drawn_uniformly(make_task: MakeTask) -> None:
-    env = TextEnv(make_task(prompts=["w5", "w6", "w7", "w8"]))
+    env = text_env(make_task(prompts=["w5", "w6", "w7", "w8"]))
     draws = [env.reset(seed=0)[1]["prompt_index"]]
     draws += [env.reset()[1]["prompt_index"] for _ in range(3999)]
     counts = np.bincount(draws, minlength=4)
@@ -197,7 +202,7 @@ def test_a_drawn_prompt_is_never_out_of_range() -> None:
 
 @pytest.mark.parametrize("index", [2, np.int64(2), np.array(2), [2]])
 def test_a_prompt_can_be_chosen(make_task: MakeTask, index: Any) -> None:
-    env = TextEnv(make_task())
+    env = text_env(make_task())
     obs, info = env.reset(options={"prompt_index": index})
     assert info["prompt_index"] == 2
     assert obs["input_ids"][:2].tolist() == [9, 10]
@@ -205,13 +210,13 @@ def test_a_prompt_can_be_chosen(make_task: MakeTask, index: Any) -> None:
 
 @pytest.mark.parametrize("index", [3, -1, [0, 1], "0"])
 def test_a_prompt_that_does_not_exist_is_refused(make_task: MakeTask, index: Any) -> None:
-    env = TextEnv(make_task())
+    env = text_env(make_task())
     with pytest.raises(InvalidInputError, match=r"must be an integer, or 1 of them, in 0\.\.2"):
         env.reset(options={"prompt_index": index})
 
 
 def test_a_chosen_prompt_leaves_the_generator_where_it_was(make_task: MakeTask) -> None:
-    env, other = TextEnv(make_task()), TextEnv(make_task())
+    env, other = text_env(make_task()), text_env(make_task())
     env.reset(seed=0)
     other.reset(seed=0)
     env.reset(options={"prompt_index": 1})
@@ -221,14 +226,14 @@ def test_a_chosen_prompt_leaves_the_generator_where_it_was(make_task: MakeTask) 
 
 @pytest.mark.parametrize("action", [7, np.int64(7), np.array(7), np.array([7]), np.uint8(7)])
 def test_an_action_may_be_any_kind_of_integer(make_task: MakeTask, action: Any) -> None:
-    env = TextEnv(make_task())
+    env = text_env(make_task())
     env.reset(options={"prompt_index": 0})
     assert env.step(action)[0]["input_ids"][1] == 7
 
 
 @pytest.mark.parametrize("action", [-1, 32, 2**40])
 def test_an_action_outside_the_vocabulary_is_refused(make_task: MakeTask, action: int) -> None:
-    env = TextEnv(make_task())
+    env = text_env(make_task())
     env.reset()
     with pytest.raises(InvalidInputError, match=rf"a token id, 0\.\.31; got {action}"):
         env.step(action)
@@ -236,14 +241,14 @@ def test_an_action_outside_the_vocabulary_is_refused(make_task: MakeTask, action
 
 @pytest.mark.parametrize("action", [1.0, [1, 2], "1", None, True, np.array([])])
 def test_an_action_that_is_no_token_id_is_refused(make_task: MakeTask, action: Any) -> None:
-    env = TextEnv(make_task())
+    env = text_env(make_task())
     env.reset()
     with pytest.raises(InvalidInputError, match="must be one token id, an integer; got"):
         env.step(action)
 
 
 def test_a_refused_action_changes_nothing(make_task: MakeTask) -> None:
-    env = TextEnv(make_task())
+    env = text_env(make_task())
     env.reset(options={"prompt_index": 0})
     with pytest.raises(InvalidInputError):
         env.step(99)
@@ -252,13 +257,13 @@ def test_a_refused_action_changes_nothing(make_task: MakeTask) -> None:
 
 def test_a_step_before_the_first_reset_is_refused(make_task: MakeTask) -> None:
     with pytest.raises(InvalidInputError, match=r"Call reset\(\) before"):
-        TextEnv(make_task()).step(1)
+        text_env(make_task()).step(1)
     with pytest.raises(gym.error.ResetNeeded):
         gym.make("textrl/Keyword-v0").step(1)
 
 
 def test_a_step_after_the_end_is_refused_until_reset(make_task: MakeTask) -> None:
-    env = TextEnv(make_task())
+    env = text_env(make_task())
     env.reset()
     env.step(EOS)
     with pytest.raises(InvalidInputError, match=r"has ended. Call reset\(\) before the next"):
@@ -268,7 +273,7 @@ def test_a_step_after_the_end_is_refused_until_reset(make_task: MakeTask) -> Non
 
 
 def test_text_is_rendered_and_decoded(make_task: MakeTask) -> None:
-    env = TextEnv(make_task(), render_mode="ansi")
+    env = text_env(make_task(), render_mode="ansi")
     env.reset(options={"prompt_index": 0})
     env.step(20)
     assert env.render() == "[prompt] w5\n[response] w20\n[running]"
@@ -276,20 +281,20 @@ def test_text_is_rendered_and_decoded(make_task: MakeTask) -> None:
 
 
 def test_the_environment_carries_what_its_score_needs(make_task: MakeTask) -> None:
-    env = TextEnv("keyword")
+    env = text_env("keyword")
     assert env.kl_coefficient == 0.1
     assert env.reference is not None
-    assert env.reference.vocabulary_size == env.action_space.n  # type: ignore[attr-defined]
-    assert env.reference is TextEnv("keyword").reference  # one a process
-    assert TextEnv(make_task()).reference is None
-    assert [prompt.text for prompt in TextEnv(make_task()).prompts] == ["w5", "w6 w7 w8", "w9 w10"]
+    assert env.reference.vocabulary_size == env.action_space.n
+    assert env.reference is text_env("keyword").reference  # one a process
+    assert text_env(make_task()).reference is None
+    assert [prompt.text for prompt in text_env(make_task()).prompts] == ["w5", "w6 w7 w8", "w9 w10"]
 
 
 def test_a_reward_that_raises_is_an_error_and_no_zero(make_task: MakeTask) -> None:
     def broken(prompts: Any, responses: Any, **more: Any) -> Any:
         raise KeyError("answer")
 
-    env = TextEnv(make_task(reward=broken))
+    env = text_env(make_task(reward=broken))
     env.reset(options={"prompt_index": 0})
     env.step(20)
     message = r"'broken' raised KeyError: 'answer'; prompt 'w5', response 'w20'\."
@@ -298,7 +303,7 @@ def test_a_reward_that_raises_is_an_error_and_no_zero(make_task: MakeTask) -> No
 
 
 def test_a_reward_of_nan_is_an_error(make_task: MakeTask) -> None:
-    env = TextEnv(make_task(reward=lambda prompts, responses, **more: [float("nan")]))
+    env = text_env(make_task(reward=lambda prompts, responses, **more: [float("nan")]))
     env.reset(options={"prompt_index": 0})
     with pytest.raises(RewardError, match="finite numbers; got 'score' nan; prompt 'w5'"):
         env.step(EOS)
@@ -319,12 +324,12 @@ def test_a_reward_of_nan_is_an_error(make_task: MakeTask) -> None:
 )
 def test_bad_arguments_are_refused_by_name(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(InvalidInputError, match=message):
-        TextEnv(**arguments)
+        text_env(**arguments)
 
 
 def test_a_task_takes_no_parameters(make_task: MakeTask) -> None:
     with pytest.raises(InvalidInputError, match=r"A Task takes no further parameters; got \['x'\]"):
-        TextEnv(make_task(), x=1)
+        text_env(make_task(), x=1)
 
 
 def test_gym_make_names_the_nearest_parameter() -> None:

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from textrl_envs.errors import InvalidInputError
@@ -19,6 +20,10 @@ class CountingTokenizer:
         assert skip_special_tokens
         self.calls.append(list(token_ids))
         return "-".join(str(i) for i in token_ids)
+
+
+def rows(*ids: list[int]) -> list[Any]:
+    return [np.array(row) for row in ids]
 
 
 @pytest.fixture
@@ -70,7 +75,7 @@ def test_an_object_that_is_no_tokenizer_is_refused() -> None:
 
 
 def test_a_text_is_decoded_when_it_is_first_read_and_only_then(counting: Any) -> None:
-    texts = DecodedTexts(counting, [[1, 2], [3]])
+    texts = DecodedTexts(counting, rows([1, 2], [3]))
     assert len(texts) == 2
     assert counting.calls == []
     assert [texts[1], texts[1], texts[-1]] == ["3", "3", "3"]
@@ -78,7 +83,7 @@ def test_a_text_is_decoded_when_it_is_first_read_and_only_then(counting: Any) ->
 
 
 def test_decoded_texts_behave_as_a_list_does(counting: Any) -> None:
-    texts, expected = DecodedTexts(counting, [[1, 2], [3], [4, 5]]), ["1-2", "3", "4-5"]
+    texts, expected = DecodedTexts(counting, rows([1, 2], [3], [4, 5])), ["1-2", "3", "4-5"]
     assert list(texts) == expected
     assert texts[1:] == expected[1:]
     assert texts[::-1] == expected[::-1]
@@ -89,4 +94,4 @@ def test_decoded_texts_behave_as_a_list_does(counting: Any) -> None:
 
 
 def test_special_tokens_are_left_out_of_the_text(word_tokenizer: Any) -> None:
-    assert list(DecodedTexts(word_tokenizer, [[5, 6, 1]])) == ["w5 w6"]
+    assert list(DecodedTexts(word_tokenizer, rows([5, 6, 1]))) == ["w5 w6"]

@@ -46,6 +46,11 @@ def assert_same(first: Any, second: Any) -> None:
         assert first == second
 
 
+def vector_env(task: Task, **options: Any) -> Any:
+    """Makes an environment whose observations need not be told apart by type."""
+    return TextVectorEnv(task, **options)
+
+
 def sync(task: Task, num_envs: int, mode: AutoresetMode, obs: Any = "dict") -> SyncVectorEnv:
     make = functools.partial(TextEnv, task, obs=obs)
     return SyncVectorEnv([make] * num_envs, autoreset_mode=mode)
@@ -63,7 +68,7 @@ def test_it_equals_scalar_environments_bit_for_bit(
     make_task: MakeTask, mode: AutoresetMode, obs: Any
 ) -> None:
     task = make_task(stop=["w30 w31", "w7"], max_new_tokens=9)
-    native = TextVectorEnv(task, num_envs=5, obs=obs, autoreset_mode=mode)
+    native = vector_env(task, num_envs=5, obs=obs, autoreset_mode=mode)
     scalars = sync(task, 5, mode, obs)
     assert native.observation_space == scalars.observation_space
     assert native.action_space == scalars.action_space
@@ -88,7 +93,7 @@ def test_it_equals_scalar_environments_that_are_reset_by_hand(
 ) -> None:
     task = make_task()
     mode = AutoresetMode.DISABLED
-    native, scalars = TextVectorEnv(task, num_envs=5, autoreset_mode=mode), sync(task, 5, mode)
+    native, scalars = vector_env(task, num_envs=5, autoreset_mode=mode), sync(task, 5, mode)
     native.reset(seed=3)
     scalars.reset(seed=3)
     rng = np.random.default_rng(0)
@@ -117,7 +122,7 @@ def test_batch_scores_equal_one_by_one_scores_where_padding_is_eos(
     make_task: MakeTask, byte_tokenizer: Any, mode: AutoresetMode
 ) -> None:
     task = make_task(prompts=["the", "the cat sat"], tokenizer=byte_tokenizer, max_new_tokens=5)
-    native, scalars = TextVectorEnv(task, num_envs=4, autoreset_mode=mode), sync(task, 4, mode)
+    native, scalars = vector_env(task, num_envs=4, autoreset_mode=mode), sync(task, 4, mode)
     native.reset(seed=0)
     scalars.reset(seed=0)
     rng = np.random.default_rng(0)
@@ -158,7 +163,7 @@ def test_each_autoreset_mode_can_be_chosen_by_member_or_value(
 ) -> None:
     before = dict(TextVectorEnv.metadata)
     for given in (mode, mode.value):
-        envs = TextVectorEnv(make_task(), num_envs=2, autoreset_mode=given)
+        envs = vector_env(make_task(), num_envs=2, autoreset_mode=given)
         assert envs.metadata["autoreset_mode"] is mode
         assert envs.autoreset_mode is mode
     assert TextVectorEnv.metadata == before  # the class's dict belongs to every environment
@@ -166,17 +171,17 @@ def test_each_autoreset_mode_can_be_chosen_by_member_or_value(
 
 def test_an_unknown_autoreset_mode_is_refused(make_task: MakeTask) -> None:
     with pytest.raises(InvalidInputError, match=r"Unknown autoreset_mode 'Never'\. Known: \["):
-        TextVectorEnv(make_task(), autoreset_mode="Never")
+        vector_env(make_task(), autoreset_mode="Never")
 
 
 def test_next_step_is_the_default_as_in_gymnasium(make_task: MakeTask) -> None:
-    assert TextVectorEnv(make_task()).metadata["autoreset_mode"] is AutoresetMode.NEXT_STEP
+    assert vector_env(make_task()).metadata["autoreset_mode"] is AutoresetMode.NEXT_STEP
 
 
 def test_in_next_step_mode_the_dead_step_pays_nothing_and_ignores_its_action(
     make_task: MakeTask,
 ) -> None:
-    envs = TextVectorEnv(make_task(), num_envs=2)
+    envs = vector_env(make_task(), num_envs=2)
     envs.reset(seed=0)
     _, rewards, terminated, _, _ = envs.step([EOS, 20])
     assert terminated.tolist() == [True, False]
@@ -193,7 +198,7 @@ def test_in_next_step_mode_the_dead_step_pays_nothing_and_ignores_its_action(
 def test_in_same_step_mode_the_end_is_in_final_obs_and_final_info_of_done_rows_alone(
     make_task: MakeTask,
 ) -> None:
-    envs = TextVectorEnv(make_task(), num_envs=3, autoreset_mode=AutoresetMode.SAME_STEP)
+    envs = vector_env(make_task(), num_envs=3, autoreset_mode=AutoresetMode.SAME_STEP)
     _, first_infos = envs.reset(seed=0, options={"prompt_index": 0})
     assert not {"final_obs", "final_info"} & set(first_infos)
     assert not {"final_obs", "final_info"} & set(envs.step([20, 20, 20])[4])
@@ -215,7 +220,7 @@ def test_in_same_step_mode_the_end_is_in_final_obs_and_final_info_of_done_rows_a
 
 
 def test_in_disabled_mode_a_row_that_ended_waits(make_task: MakeTask) -> None:
-    envs = TextVectorEnv(make_task(), num_envs=2, autoreset_mode=AutoresetMode.DISABLED)
+    envs = vector_env(make_task(), num_envs=2, autoreset_mode=AutoresetMode.DISABLED)
     envs.reset(seed=0, options={"prompt_index": 0})
     ended = envs.step([EOS, 20])[0]
     for action in (20, EOS, 31):
@@ -235,7 +240,7 @@ def test_in_disabled_mode_a_row_that_ended_waits(make_task: MakeTask) -> None:
 def test_a_masked_reset_changes_those_rows_alone_and_leaves_the_options_as_they_were(
     make_task: MakeTask,
 ) -> None:
-    envs = TextVectorEnv(make_task(), num_envs=3, autoreset_mode=AutoresetMode.DISABLED)
+    envs = vector_env(make_task(), num_envs=3, autoreset_mode=AutoresetMode.DISABLED)
     envs.reset(seed=0, options={"prompt_index": 0})
     before = envs.step([20, EOS, 22])[0]
     mask = np.array([False, True, False])
@@ -257,7 +262,7 @@ def test_a_masked_reset_with_a_seed_leaves_the_generators_of_other_rows(
     def prompts_of_row_one(envs: Any) -> list[int]:
         return [int(envs.reset()[1]["prompt_index"][1]) for _ in range(30)]
 
-    envs, untouched = (TextVectorEnv(make_task(), num_envs=2) for _ in range(2))
+    envs, untouched = (vector_env(make_task(), num_envs=2) for _ in range(2))
     envs.reset(seed=0)
     untouched.reset(seed=0)
     envs.reset(seed=123, options={"reset_mask": np.array([True, False])})
@@ -265,7 +270,7 @@ def test_a_masked_reset_with_a_seed_leaves_the_generators_of_other_rows(
 
 
 def test_a_mask_of_a_list_will_do(make_task: MakeTask) -> None:
-    envs = TextVectorEnv(make_task(), num_envs=2)
+    envs = vector_env(make_task(), num_envs=2)
     envs.reset(seed=0)
     _, infos = envs.reset(options={"reset_mask": [False, True]})
     assert infos["_prompt_index"].tolist() == [False, True]
@@ -273,7 +278,7 @@ def test_a_mask_of_a_list_will_do(make_task: MakeTask) -> None:
 
 @pytest.mark.parametrize("mask", [[True], [False, False], [0, 1], np.ones((2, 1), bool), "yes"])
 def test_a_mask_of_the_wrong_form_is_refused(make_task: MakeTask, mask: Any) -> None:
-    envs = TextVectorEnv(make_task(), num_envs=2)
+    envs = vector_env(make_task(), num_envs=2)
     message = r"'reset_mask'\] must be a bool array of shape \(2,\) with at least one True; got"
     with pytest.raises(InvalidInputError, match=message):
         envs.reset(options={"reset_mask": mask})
@@ -286,7 +291,7 @@ def test_a_mask_of_the_wrong_form_is_refused(make_task: MakeTask, mask: Any) -> 
 def test_prompts_can_be_chosen_for_all_rows_or_each(
     make_task: MakeTask, index: Any, expected: list[int]
 ) -> None:
-    envs = TextVectorEnv(make_task(), num_envs=3)
+    envs = vector_env(make_task(), num_envs=3)
     obs, infos = envs.reset(options={"prompt_index": index})
     assert infos["prompt_index"].tolist() == expected
     firsts = [envs.prompts.token_ids[i, 0] for i in expected]
@@ -294,7 +299,7 @@ def test_prompts_can_be_chosen_for_all_rows_or_each(
 
 
 def test_of_an_index_a_row_the_masked_reset_takes_those_of_its_rows(make_task: MakeTask) -> None:
-    envs = TextVectorEnv(make_task(), num_envs=3)
+    envs = vector_env(make_task(), num_envs=3)
     envs.reset(options={"prompt_index": 0})
     mask = np.array([True, False, True])
     _, infos = envs.reset(options={"reset_mask": mask, "prompt_index": [1, 1, 2]})
@@ -304,14 +309,14 @@ def test_of_an_index_a_row_the_masked_reset_takes_those_of_its_rows(make_task: M
 
 @pytest.mark.parametrize("index", [3, -1, [0, 1], [0, 1, 3], [0.0, 1.0, 2.0]])
 def test_prompts_that_do_not_exist_are_refused(make_task: MakeTask, index: Any) -> None:
-    envs = TextVectorEnv(make_task(), num_envs=3)
+    envs = vector_env(make_task(), num_envs=3)
     with pytest.raises(InvalidInputError, match=r"an integer, or 3 of them, in 0\.\.2"):
         envs.reset(options={"prompt_index": index})
 
 
 @pytest.mark.parametrize("seed", [5, np.int64(5), [5, 6, 7], (5, 6, 7)])
 def test_row_i_gets_the_seed_plus_i(make_task: MakeTask, seed: Any) -> None:
-    envs = TextVectorEnv(make_task(), num_envs=3)
+    envs = vector_env(make_task(), num_envs=3)
     rows = [TextEnv(make_task()) for _ in range(3)]
     draws = [envs.reset(seed=seed)[1]["prompt_index"].tolist()]
     draws += [envs.reset()[1]["prompt_index"].tolist() for _ in range(20)]
@@ -321,7 +326,7 @@ def test_row_i_gets_the_seed_plus_i(make_task: MakeTask, seed: Any) -> None:
 
 
 def test_a_seed_of_none_leaves_a_rows_generator_as_it_is(make_task: MakeTask) -> None:
-    envs, other = (TextVectorEnv(make_task(), num_envs=2) for _ in range(2))
+    envs, other = (vector_env(make_task(), num_envs=2) for _ in range(2))
     for each in (envs, other):
         each.reset(seed=0)
     first = envs.reset(seed=[None, 9])[1]["prompt_index"]
@@ -333,14 +338,14 @@ def test_a_seed_of_none_leaves_a_rows_generator_as_it_is(make_task: MakeTask) ->
 
 def test_too_few_seeds_are_refused(make_task: MakeTask) -> None:
     with pytest.raises(InvalidInputError, match="Expected 3 seeds, one a row; got 2"):
-        TextVectorEnv(make_task(), num_envs=3).reset(seed=[1, 2])
+        vector_env(make_task(), num_envs=3).reset(seed=[1, 2])
 
 
 def test_two_runs_of_a_seed_are_equal_whatever_the_global_generator(make_task: MakeTask) -> None:
     runs: list[list[Any]] = []
     for run in range(2):
         np.random.seed(run)  # noqa: NPY002 - the global generator must not matter
-        envs = TextVectorEnv(make_task(), num_envs=4)
+        envs = vector_env(make_task(), num_envs=4)
         rng = np.random.default_rng(0)
         results = [envs.reset(seed=1), *(envs.step(actions_of(rng, 4)) for _ in range(60))]
         runs.append(results)
@@ -377,7 +382,7 @@ def test_every_info_has_a_bool_mask_and_numbers_only(
 @every_mode
 @both_forms
 def test_no_two_results_share_memory(make_task: MakeTask, mode: AutoresetMode, obs: Any) -> None:
-    envs = TextVectorEnv(make_task(), num_envs=3, obs=obs, autoreset_mode=mode)
+    envs = vector_env(make_task(), num_envs=3, obs=obs, autoreset_mode=mode)
 
     def arrays(value: Any) -> list[Any]:
         if isinstance(value, dict):
@@ -397,7 +402,7 @@ def test_no_two_results_share_memory(make_task: MakeTask, mode: AutoresetMode, o
 
 @automatic_modes
 def test_every_observation_lies_in_the_space(make_task: MakeTask, mode: AutoresetMode) -> None:
-    envs = TextVectorEnv(make_task(), num_envs=3, autoreset_mode=mode)
+    envs = vector_env(make_task(), num_envs=3, autoreset_mode=mode)
     rng = np.random.default_rng(0)
     assert envs.reset(seed=0)[0] in envs.observation_space
     for _ in range(40):
@@ -429,7 +434,7 @@ def test_recorded_statistics_are_right_for_every_episode(
 ) -> None:
     from gymnasium.wrappers.vector import RecordEpisodeStatistics
 
-    envs = RecordEpisodeStatistics(TextVectorEnv(make_task(), num_envs=3, autoreset_mode=mode))
+    envs = RecordEpisodeStatistics(vector_env(make_task(), num_envs=3, autoreset_mode=mode))
     envs.reset(seed=0)
     rng = np.random.default_rng(0)
     episodes = 0
@@ -468,7 +473,7 @@ def test_the_asynchronous_vector_environment_works_with_shared_memory() -> None:
     [[1, 2], [1.0, 2.0, 3.0], np.ones((3, 1), np.int64), 1, [True] * 3, ["a", "b", "c"], None],
 )
 def test_actions_of_the_wrong_form_are_refused(make_task: MakeTask, actions: Any) -> None:
-    envs = TextVectorEnv(make_task(), num_envs=3)
+    envs = vector_env(make_task(), num_envs=3)
     envs.reset()
     message = r"Expected 3 token ids, integers of shape \(3,\); got"
     with pytest.raises(InvalidInputError, match=message):
@@ -479,7 +484,7 @@ def test_actions_of_the_wrong_form_are_refused(make_task: MakeTask, actions: Any
     "actions", [[0, -1, 2], [0, 32, 2], np.array([0, 2**63, 1], np.uint64), [-(2**63), 0, 0]]
 )
 def test_actions_outside_the_vocabulary_are_refused(make_task: MakeTask, actions: Any) -> None:
-    envs = TextVectorEnv(make_task(), num_envs=3)
+    envs = vector_env(make_task(), num_envs=3)
     envs.reset()
     with pytest.raises(InvalidInputError, match=r"Actions must be token ids in 0\.\.31; got"):
         envs.step(actions)
@@ -487,14 +492,14 @@ def test_actions_outside_the_vocabulary_are_refused(make_task: MakeTask, actions
 
 @pytest.mark.parametrize("kind", [np.int64, np.int32, np.uint8, np.uint64, list])
 def test_actions_may_be_any_kind_of_integer(make_task: MakeTask, kind: Any) -> None:
-    envs = TextVectorEnv(make_task(), num_envs=2)
+    envs = vector_env(make_task(), num_envs=2)
     envs.reset(options={"prompt_index": 0})
     actions = [20, 31] if kind is list else np.array([20, 31], kind)
     assert envs.step(actions)[0]["input_ids"][:, 1].tolist() == [20, 31]
 
 
 def test_every_second_of_a_wider_array_may_be_the_actions(make_task: MakeTask) -> None:
-    envs = TextVectorEnv(make_task(), num_envs=2)
+    envs = vector_env(make_task(), num_envs=2)
     envs.reset(options={"prompt_index": 0})
     obs = envs.step(np.array([20, 99, 31, 99])[::2])[0]
     assert obs["input_ids"][:, 1].tolist() == [20, 31]
@@ -502,12 +507,12 @@ def test_every_second_of_a_wider_array_may_be_the_actions(make_task: MakeTask) -
 
 def test_a_step_before_the_first_reset_is_refused(make_task: MakeTask) -> None:
     with pytest.raises(InvalidInputError, match=r"Call reset\(\) before the first step\(\)"):
-        TextVectorEnv(make_task(), num_envs=2).step([0, 0])
+        vector_env(make_task(), num_envs=2).step([0, 0])
 
 
 def test_no_rows_at_all_are_refused(make_task: MakeTask) -> None:
     with pytest.raises(InvalidInputError, match="num_envs must be at least 1; got 0"):
-        TextVectorEnv(make_task(), num_envs=0)
+        vector_env(make_task(), num_envs=0)
 
 
 def test_the_reward_is_called_once_a_step_with_the_rows_that_ended(make_task: MakeTask) -> None:
@@ -517,7 +522,7 @@ def test_the_reward_is_called_once_a_step_with_the_rows_that_ended(make_task: Ma
         calls.append(list(responses))
         return [0.0] * len(responses)
 
-    envs = TextVectorEnv(make_task(reward=reward), num_envs=3)
+    envs = vector_env(make_task(reward=reward), num_envs=3)
     envs.reset(seed=0)
     envs.step([20, 21, 22])
     envs.step([EOS, 30, EOS])
@@ -528,7 +533,7 @@ def test_a_reward_that_fails_names_the_response_at_fault(make_task: MakeTask) ->
     def reward(prompts: Any, responses: Any, **more: Any) -> list[float]:
         return [float("nan") if "w30" in text else 0.0 for text in responses]
 
-    envs = TextVectorEnv(make_task(reward=reward), num_envs=3)
+    envs = vector_env(make_task(reward=reward), num_envs=3)
     envs.reset(options={"prompt_index": [0, 1, 2]})
     envs.step([20, 30, 22])
     with pytest.raises(RewardError, match="prompt 'w6 w7 w8', response 'w30'"):
@@ -536,14 +541,14 @@ def test_a_reward_that_fails_names_the_response_at_fault(make_task: MakeTask) ->
 
 
 def test_text_is_rendered_for_each_row_and_decoded(make_task: MakeTask) -> None:
-    envs = TextVectorEnv(make_task(), num_envs=2, render_mode="ansi")
+    envs = vector_env(make_task(), num_envs=2, render_mode="ansi")
     envs.reset(options={"prompt_index": [0, 1]})
     envs.step([20, EOS])
     assert envs.render() == (
         "[prompt] w5\n[response] w20\n[running]",
         "[prompt] w6 w7 w8\n[response] \n[stop]",
     )
-    assert TextVectorEnv(make_task()).render() is None
+    assert vector_env(make_task()).render() is None
     assert envs.decode([20, EOS]) == "w20 <eos>"
 
 
@@ -552,4 +557,4 @@ def test_the_environment_carries_what_its_score_needs(make_task: MakeTask) -> No
     assert envs.kl_coefficient == 0.25
     assert envs.reference is gym.make("textrl/Keyword-v0").unwrapped.reference  # type: ignore[attr-defined]
     assert len(envs.prompts) == 8
-    assert TextVectorEnv(make_task()).reference is None
+    assert vector_env(make_task()).reference is None

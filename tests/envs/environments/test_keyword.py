@@ -41,11 +41,11 @@ def test_the_reference_succeeds_about_once_in_fifty_tries(task: Task) -> None:
 
 
 def test_prompts_ask_for_the_keywords_and_begin_a_story(task: Task) -> None:
-    assert task.prompts.texts[2] == "tell of lantern and harbour : the sailor"
     assert len(task.prompts) == 8
     for text, ids, length in zip(
         task.prompts.texts, task.prompts.token_ids, task.prompts.lengths, strict=True
     ):
+        assert text.startswith("tell of lantern and harbour : ")
         assert task.tokenizer.decode(ids[:length]) == text
         assert task.tokenizer.pad_token_id not in ids[:length]  # no unknown word
 
@@ -78,7 +78,7 @@ def test_both_words_in_order_and_an_end_are_wanted(task: Task) -> None:
 
 def test_other_keywords_make_another_task() -> None:
     task = build_task("keyword", {"keywords": ["boat"], "max_new_tokens": 9, "kl_coefficient": 0.2})
-    assert task.prompts.texts[0] == "tell of boat : the"
+    assert task.prompts.texts[0].startswith("tell of boat : ")
     assert (task.max_new_tokens, task.kl_coefficient) == (9, 0.2)
 
 

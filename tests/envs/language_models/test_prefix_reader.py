@@ -192,6 +192,20 @@ def test_new_weights_are_noticed(build_lm: BuildLM, how: str) -> None:
     assert_true(reader, trunk, texts)
 
 
+def test_weights_that_were_exchanged_are_followed_once_it_was_told_to_forget(
+    build_lm: BuildLM,
+) -> None:
+    trunk = build_lm("GPT2").base_model
+    reader, texts = PrefixReader(trunk), [[1, 2, 3], [4]]
+    reader.read(flat(texts))
+    trunk.load_state_dict(build_lm("GPT2", seed=9).base_model.state_dict(), assign=True)
+    reader.forget()
+    assert_true(reader, trunk, texts)
+    with torch.no_grad():
+        trunk.wte.weight[:, 0] += 1.0
+    assert_true(reader, trunk, texts)
+
+
 def test_the_version_changes_when_an_answer_may_have_changed(build_lm: BuildLM) -> None:
     reader = PrefixReader(build_lm("GPT2").base_model)
     texts = [[1, 2], [3]]
@@ -205,12 +219,12 @@ def test_the_version_changes_when_an_answer_may_have_changed(build_lm: BuildLM) 
 
 def test_versions_of_weights_tell_a_write_from_a_read(build_lm: BuildLM) -> None:
     trunk = build_lm("GPT2").base_model
-    before = weights_version(trunk)
+    before = weights_version(trunk.parameters())
     trunk(input_ids=torch.tensor([[1]]))
-    assert weights_version(trunk) == before
+    assert weights_version(trunk.parameters()) == before
     with torch.no_grad():
         trunk.wte.weight.mul_(1.0)
-    assert weights_version(trunk) != before
+    assert weights_version(trunk.parameters()) != before
 
 
 def test_forgetting_changes_no_answer(build_lm: BuildLM) -> None:
@@ -264,5 +278,6 @@ def test_a_token_looks_at_its_own_row_up_to_itself() -> None:
     assert mask[1, 0].tolist() == [[True, True, False], [True, True, True]]
     assert mask[0, 0, 0].any()  # a softmax over nothing would be NaN
     keys = torch.arange(4.0).reshape(2, 1, 2, 1) + 1
-    seen, _ = cache.layers[0].update(keys, keys)
+    layer: Any = cache.layers[0]
+    seen, _ = layer.update(keys, keys)
     assert seen[:, 0, :, 0].tolist() == [[2.0, 0.0, 0.0], [0.0, 3.0, 4.0]]

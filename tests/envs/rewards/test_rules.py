@@ -21,7 +21,7 @@ def score(
         response_ids=ids,
         metadata=[{"category": None, "answer": answer} for answer in answers],
     )
-    return np.asarray(output).tolist()
+    return [float(score) for score in output]
 
 
 def test_response_length_counts_tokens_eos_included() -> None:

@@ -1,0 +1,65 @@
+"""The code of the README runs as it stands there."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+BLOCKS = re.findall(r"```(\w+)\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+PYTHON = [code for language, code in BLOCKS if language == "python"]
+SHELL = [code for language, code in BLOCKS if language == "bash"]
+
+
+def run_python(code: str, folder: Path) -> str:
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.slow
+def test_the_twelve_lines_train_and_print_a_return_far_above_the_reference(tmp_path: Path) -> None:
+    assert len([line for line in PYTHON[0].splitlines() if line.strip()]) == 12
+
+    printed = run_python(PYTHON[0], tmp_path)
+
+    regularised = re.search(r"reward − β KL ([\d.]+) ± ([\d.]+)", printed)
+    assert regularised is not None
+    mean, error = float(regularised[1]), float(regularised[2])
+    assert mean - 4 * error > 0.4  # the reference has 0.022, the best possible is 0.616
+    assert mean - 4 * error < 0.6165
+
+
+def test_the_plain_loop_ends_with_a_score(tmp_path: Path) -> None:
+    printed = run_python(PYTHON[1], tmp_path)
+
+    assert "[prompt] tell of lantern and harbour" in printed
+    assert re.search(r"\n[01]\.0 [12]\n$", printed)
+
+
+def test_the_reward_scores_a_batch() -> None:
+    names: dict[str, object] = {}
+    exec(PYTHON[2], names)  # noqa: S102 - the README's own code
+    reward = names["reward"]
+
+    assert callable(reward)
+    scores = reward(["a", "b"], ["thank you", "no"], prompt_ids=[], response_ids=[], metadata=[])
+    assert scores == [1.0, 0.0]
+
+
+def test_every_option_of_the_shell_lines_exists() -> None:
+    from textrl_benchmarks.cli import parse
+
+    lines = " ".join(SHELL).replace("\\\n", " ").splitlines()
+    commands = [line.partition("#")[0].split() for line in lines if line.startswith("textrl ")]
+    assert [words[1] for words in commands] == ["sft", "train", "evaluate"]
+    for words in commands:
+        parse(words[1:])
