@@ -210,7 +210,9 @@ def test_a_prompt_index_of_the_wrong_form_is_refused(make_task: MakeTask, index:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"max_new_tokens": 0}, "max_new_tokens must be at least 1; got 0"),
+        ({"max_new_tokens": 0}, "max_new_tokens must be .*at least 1; got 0"),
+        ({"max_new_tokens": 2.5}, "max_new_tokens must be .*; got 2.5"),
+        ({"max_new_tokens": "6"}, "max_new_tokens must be .*; got '6'"),
         ({"stop": ["a", ""]}, "stop must be a sequence of non-empty texts"),
         ({"stop": "END"}, "stop must be a sequence of non-empty texts"),
         ({"kl_coefficient": -0.1}, "kl_coefficient must be a number of 0 or more; got -0.1"),

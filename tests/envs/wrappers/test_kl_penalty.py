@@ -149,6 +149,27 @@ def test_every_row_is_charged_by_hand_and_those_that_wait_are_charged_nothing(
     assert len(episodes) > 20
 
 
+@pytest.mark.parametrize("mode", [AutoresetMode.NEXT_STEP, AutoresetMode.SAME_STEP])
+def test_recorded_returns_are_those_after_the_charge(
+    make_task: MakeTask, mode: AutoresetMode
+) -> None:
+    from gymnasium.wrappers.vector import RecordEpisodeStatistics
+
+    envs = RecordEpisodeStatistics(wrap(make_task(), 3, mode))
+    rng = np.random.default_rng(0)
+    envs.reset(seed=0)
+    totals, episodes = np.zeros(3), np.zeros(3, int)
+    for _ in range(60):
+        _, rewards, terminated, _, infos = envs.step(draw(rng, 3))
+        totals += rewards
+        if terminated.any():
+            recorded = infos["episode"]["r"][terminated]
+            np.testing.assert_allclose(recorded, totals[terminated], rtol=0, atol=1e-12)
+            totals[terminated] = 0.0
+            episodes += terminated
+    assert episodes.min() > 2
+
+
 def test_scalar_environments_in_a_row_are_charged_as_the_native_one_is(make_task: MakeTask) -> None:
     task = make_task()
     native = wrap(task, 3, AutoresetMode.NEXT_STEP)
@@ -273,7 +294,7 @@ def test_whole_episodes_of_a_causal_lm_cost_what_their_steps_cost(
         episodes.prompt_lengths,
         strict=True,
     ):
-        text = torch.from_numpy(ids[:length])
+        text = torch.from_numpy(ids[:length]).to(models[0].device)
         with torch.no_grad():
             ours, theirs = (
                 model(input_ids=text[None]).logits[0, :-1].log_softmax(-1).gather(1, text[1:, None])
@@ -341,7 +362,7 @@ def test_a_row_that_ended_while_the_charge_was_put_off_still_waits(
 def fingerprint(model: Any) -> str:
     digest = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
-        digest.update(name.encode() + tensor.detach().numpy().tobytes())
+        digest.update(name.encode() + tensor.detach().cpu().numpy().tobytes())
     return digest.hexdigest()
 
 
@@ -383,6 +404,12 @@ class Scorer:
 
     def log_probs(self, obs: Any, actions: Any) -> Any:
         return np.full(len(actions), self.bias - np.log(46))
+
+
+def test_a_wrapped_environment_passes_the_checker_of_stable_baselines() -> None:
+    from stable_baselines3.common.env_checker import check_env as check_env_of_sb3
+
+    check_env_of_sb3(KLPenalty(gym.make("textrl/Keyword-v0"), policy=Scorer()))
 
 
 @pytest.mark.filterwarnings("ignore:.*is different from the unwrapped version")
