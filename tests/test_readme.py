@@ -42,7 +42,7 @@ def test_the_plain_loop_ends_with_a_score(tmp_path: Path) -> None:
     printed = run_python(PYTHON[1], tmp_path)
 
     assert "[prompt] tell of lantern and harbour" in printed
-    assert re.search(r"\n[01]\.0 [12]\n$", printed)
+    assert re.search(r"\] [01]\.0 [12]\n$", printed)
 
 
 def test_the_reward_scores_a_batch() -> None:
@@ -55,10 +55,19 @@ def test_the_reward_scores_a_batch() -> None:
     assert scores == [1.0, 0.0]
 
 
+def test_the_agent_trains_from_its_file(tmp_path: Path) -> None:
+    (tmp_path / "my_agent.py").write_text(PYTHON[3])
+    program = "import sys; from textrl_benchmarks.cli import main; sys.exit(main(sys.argv[1:]))"
+    words = ["train", "--agent=my_agent.py:BestHalf", "--total-tokens=3000", "--eval-episodes=64"]
+    command = [sys.executable, "-c", program, *words, "--out=run"]
+    subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
+    assert "loss" in (tmp_path / "run" / "curves.csv").read_text().splitlines()[0]
+
+
 def test_every_option_of_the_shell_lines_exists() -> None:
     from textrl_benchmarks.cli import parse
 
-    lines = " ".join(SHELL).replace("\\\n", " ").splitlines()
+    lines = "\n".join(SHELL).replace("\\\n", " ").splitlines()
     commands = [line.partition("#")[0].split() for line in lines if line.startswith("textrl ")]
     assert [words[1] for words in commands] == ["sft", "train", "evaluate"]
     for words in commands:

@@ -18,7 +18,7 @@ from rich.console import Console
 
 import textrl_agents
 from textrl_agents.agent import StopTraining
-from textrl_agents.policies import FixedPolicy
+from textrl_agents.policies import CausalLMPolicy, FixedPolicy
 from textrl_agents.registry import agent_class
 from textrl_benchmarks.commands.environment_options import (
     EnvironmentOptions,
@@ -93,6 +93,9 @@ def _run(
     after = evaluate(
         agent, _at_same_price(held_out, envs), episodes=options.eval_episodes, seed=options.seed
     )
+    if isinstance(agent.policy, CausalLMPolicy):
+        # With its tokenizer the checkpoint's policy is a Transformers folder like any other.
+        base.unwrapped.task.tokenizer.save_pretrained(folder.checkpoint() / "policy")
     _finish(folder, agent, {**before, "trained": after}, options, console)
 
 
