@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from textrl_envs.errors import InvalidInputError
+from textrl_envs.files import stamp
 
 __all__ = ["DecodedTexts", "Tokenizer", "check_tokenizer", "load_tokenizer"]
 
@@ -28,13 +29,19 @@ class Tokenizer(Protocol):
         """Returns the text of one sequence of ids."""
 
 
-@functools.cache
 def load_tokenizer(name: str, *, trust_remote_code: bool = False) -> Tokenizer:
     """Loads a tokenizer from a folder, or from the hub where `name` is no folder.
+
+    It is loaded once a process; a folder that has changed is loaded again.
 
     Raises:
         InvalidInputError: nothing can be loaded under that name, or it has no EOS token.
     """
+    return _load(name, stamp(name), trust_remote_code)
+
+
+@functools.lru_cache(maxsize=32)
+def _load(name: str, _stamp: object, trust_remote_code: bool) -> Tokenizer:
     from transformers import AutoTokenizer
 
     try:

@@ -30,6 +30,9 @@ class ActingPolicy(Protocol):
     def step(self, obs: Any, rng: np.random.Generator, *, greedy: bool = False) -> PolicyStep:  # noqa: ANN401
         """Chooses a token in each observation."""
 
+    def forget(self) -> None:
+        """Drops what is remembered between calls."""
+
     def next_values(self, obs: Any) -> NDArray[np.float64]:  # noqa: ANN401
         """Returns the value of each observation, (B,)."""
 
@@ -78,6 +81,7 @@ class Collector:
         Raises:
             InvalidInputError: a number of episodes that does not fit.
         """
+        policy.forget()  # so that a resumed run repeats this to the last bit
         num_envs: int = self.envs.num_envs
         if num_episodes < num_envs or num_episodes % group_size:
             raise InvalidInputError(

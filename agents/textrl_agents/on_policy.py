@@ -18,7 +18,7 @@ from textrl_agents.episodes import Episodes
 from textrl_agents.policies.base import Policy
 from textrl_agents.policies.loading import load_policy
 from textrl_envs.errors import InvalidInputError
-from textrl_envs.wrappers.kl_charge import AdaptiveCoefficient
+from textrl_envs.wrappers.kl_charge import AdaptiveCoefficient, KLCharge
 from textrl_envs.wrappers.vector import KLPenalty
 
 __all__ = ["OnPolicyAgent", "OnPolicyConfig"]
@@ -189,8 +189,13 @@ class OnPolicyAgent(ABC):
             "log": self.log.rows,
         }
         (partial / "agent.json").write_text(json.dumps(about, indent=1) + "\n")
-        shutil.rmtree(folder, ignore_errors=True)
+        # At no moment is there neither the old nor the new folder.
+        old = _old(folder)
+        if folder.exists():
+            shutil.rmtree(old, ignore_errors=True)
+            folder.rename(old)
         partial.rename(folder)
+        shutil.rmtree(old, ignore_errors=True)
 
     @classmethod
     def load(cls, folder: Path, *, device: str = "auto") -> Self:
@@ -200,6 +205,8 @@ class OnPolicyAgent(ABC):
             InvalidInputError: the folder holds no agent of this kind.
         """
         folder = Path(folder)
+        if not folder.exists() and _old(folder).exists():
+            folder = _old(folder)  # a save was killed between its two renames
         if not (folder / "agent.json").is_file():
             raise InvalidInputError(f"{folder} holds no agent: there is no agent.json.")
         about = json.loads((folder / "agent.json").read_text())
@@ -235,12 +242,27 @@ class OnPolicyAgent(ABC):
         return cls.config_class(**settings)
 
 
+def _old(folder: Path) -> Path:
+    return folder.with_name(folder.name + ".old")
+
+
+def _charge(envs: Any) -> KLCharge | None:  # noqa: ANN401 - any stack of wrappers
+    """Returns the charge of the KL wrapper, wherever it is in the stack."""
+    while not isinstance(envs, KLPenalty):
+        if envs is envs.unwrapped:
+            return None
+        envs = envs.env
+    return envs.charge
+
+
 def _coefficient(envs: Any) -> float:  # noqa: ANN401
-    return envs.charge.coefficient if isinstance(envs, KLPenalty) else float("nan")
+    charge = _charge(envs)
+    return float("nan") if charge is None else charge.coefficient
 
 
 def _adaptive(envs: Any) -> AdaptiveCoefficient | None:  # noqa: ANN401
-    return envs.charge.adaptive if isinstance(envs, KLPenalty) else None
+    charge = _charge(envs)
+    return None if charge is None else charge.adaptive
 
 
 def _keep_coefficient(envs: Any, memory: dict[str, float]) -> None:  # noqa: ANN401

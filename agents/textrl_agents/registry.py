@@ -26,7 +26,12 @@ def agent_class(name: str) -> Any:  # noqa: ANN401 - a class that follows `Agent
         InvalidInputError: an unknown name, or a file without that class.
     """
     if ":" in name:
-        return load_object(name, "agent")
+        loaded = load_object(name, "agent")
+        if not hasattr(loaded, "make_config"):
+            raise InvalidInputError(
+                f"{name} is no agent; give a subclass of textrl_agents.on_policy.OnPolicyAgent."
+            )
+        return loaded
     found = {entry.name: entry for entry in entry_points(group=GROUP)}
     if name not in found:
         raise InvalidInputError(f"Unknown agent {name!r}. {nearest(name, found)}")

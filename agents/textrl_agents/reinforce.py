@@ -43,6 +43,7 @@ class REINFORCEConfig(OnPolicyConfig):
         self.check("baseline", self.baseline in get_args(Baseline), f"one of {get_args(Baseline)}")
         self.check("group_size", self.group_size >= 1, "at least 1")
         self.check("running_mean_decay", 0 <= self.running_mean_decay < 1, "in [0, 1)")
+        self.check("value_coefficient", self.value_coefficient >= 0, "0 or more")
         self.check("micro_batch_size", self.micro_batch_size >= 1, "at least 1")
 
 

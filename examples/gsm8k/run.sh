@@ -13,10 +13,9 @@ TEMPLATE=$'{prompt}\n'
 textrl sft \
   --data "$DATA/gsm8k_train.jsonl" \
   --prompt-field question --response-field answer --template "$TEMPLATE" \
-  --train-on-prompt \
   --architecture llama --layers 2 --width 128 --heads 4 \
   --max-tokens 192 --batch-tokens 1024 \
-  --learning-rate 3e-3 --epochs 6 --evaluate-every-steps 500 \
+  --learning-rate 3e-3 --epochs 7 --evaluate-every-steps 500 \
   --out runs/gsm8k-sft
 
 # Questions of up to 96 tokens: half of what the model reads remains for the solution.

@@ -177,7 +177,7 @@ def assert_learnt(episodes: Episodes, *, threshold: float) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", [0, 1, 2])
-def test_ppo_with_its_defaults_solves_keyword(seed: int) -> None:
+def test_ppo_with_its_defaults_learns_keyword(seed: int) -> None:
     """Measured: .579, .573 and .568 of J* = .616, standard error .002."""
     assert_learnt(trained("ppo", seed), threshold=0.54)
 
@@ -185,8 +185,17 @@ def test_ppo_with_its_defaults_solves_keyword(seed: int) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("baseline", "seed"),
-    [("value", 0), ("value", 1), ("value", 2), ("leave_one_out", 0), ("running_mean", 0)],
+    [
+        ("leave_one_out", 0),
+        ("leave_one_out", 1),
+        ("leave_one_out", 2),
+        ("value", 0),
+        ("running_mean", 0),
+    ],
 )
-def test_reinforce_with_small_batches_solves_keyword(baseline: str, seed: int) -> None:
+def test_reinforce_with_batches_of_64_learns_keyword(baseline: str, seed: int) -> None:
+    """Measured over seeds 0-2, standard error .003: leave_one_out .514 .521 .523, value .531 .521
+    .517, running_mean .529 .506 .510. With batches of 256 there are too few steps: .35.
+    """
     episodes = trained("reinforce", seed, baseline=baseline, episodes_per_batch=64)
     assert_learnt(episodes, threshold=0.46)

@@ -89,6 +89,18 @@ def test_a_stop_text_of_two_words_ends_the_response(make_task: MakeTask) -> None
     assert core.finish_reason.tolist() == [FinishReason.STOP]
 
 
+def test_eos_ends_a_response_where_there_are_stop_texts_too(make_task: MakeTask) -> None:
+    core = start(make_task(stop=["w20", "w21 w22"]), [0])
+    assert append_until_end(core, [21, 23, EOS, 22]) == 3
+    assert core.finish_reason.tolist() == [FinishReason.STOP]
+
+
+def test_any_of_several_stop_texts_ends_the_response(make_task: MakeTask) -> None:
+    for tokens in ([24, 20], [24, 21, 22]):
+        core = start(make_task(stop=["w20", "w21 w22"]), [0])
+        assert append_until_end(core, [*tokens, 25]) == len(tokens)
+
+
 def test_a_stop_text_is_sought_in_the_response_alone(make_task: MakeTask) -> None:
     task = make_task(prompts=["w20 w21 w20"], stop=["w20 w21"], max_new_tokens=4)
     core = start(task, [0])
@@ -110,9 +122,7 @@ def test_a_stop_text_is_completed_across_several_byte_tokens(
     tokens = byte_tokenizer.encode(f"the cat{stop}")
     completing = len(tokens) - len(byte_tokenizer.encode("the cat"))
     assert completing > 1  # or this tests nothing
-    task = make_task(
-        prompts=["the"], tokenizer=byte_tokenizer, stop=["never", stop], max_new_tokens=40
-    )
+    task = make_task(prompts=["the"], tokenizer=byte_tokenizer, stop=[stop], max_new_tokens=40)
     core = start(task, [0])
     more = byte_tokenizer.encode(" sat")
     assert append_until_end(core, tokens + more) == len(tokens)

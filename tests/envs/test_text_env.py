@@ -111,6 +111,14 @@ def test_same_seed_and_actions_give_the_same_trajectory(name: str, make_kwargs: 
 
 
 @every_id
+def test_the_global_generator_is_left_alone(name: str, make_kwargs: MakeKwargs) -> None:
+    env = gym.make(name, **make_kwargs(name))
+    before = np.random.get_state(legacy=False)  # noqa: NPY002
+    list(play(env, 30, seed=4))
+    np.testing.assert_equal(np.random.get_state(legacy=False), before)  # noqa: NPY002
+
+
+@every_id
 def test_another_seed_gives_other_prompts(name: str, make_kwargs: MakeKwargs) -> None:
     draws = []
     for seed in (4, 5):

@@ -29,6 +29,13 @@ class LanguageModel(TokenScorer, Protocol):
             obs: a batch of observations of either form (`textrl_envs.observations`).
         """
 
+    def forget(self) -> None:
+        """Drops what is remembered between calls, if anything.
+
+        Numbers read afresh and numbers read on may differ in their last bits: work that must repeat
+        byte for byte begins by forgetting.
+        """
+
     def score(
         self, input_ids: NDArray[np.integer[Any]], attention_mask: NDArray[np.integer[Any]]
     ) -> NDArray[np.floating[Any]]:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from textrl_envs.errors import InvalidInputError
+from textrl_envs.files import stamp
 from textrl_envs.language_models.decoder import Decoder, choose_device, load_causal_lm
 
 __all__ = ["CausalLanguageModel"]
@@ -55,12 +56,12 @@ class CausalLanguageModel:
         device: str = "auto",
         trust_remote_code: bool = False,
     ) -> "CausalLanguageModel":
-        """Loads a folder or a hub id, once a process.
+        """Loads a folder or a hub id, once a process; a folder that has changed is loaded again.
 
         Raises:
             InvalidInputError: as `load_causal_lm` and the class.
         """
-        return _load(path, vocabulary_size, device, trust_remote_code)
+        return _load(path, stamp(path), vocabulary_size, device, trust_remote_code)
 
     @property
     def vocabulary_size(self) -> int:
@@ -68,7 +69,7 @@ class CausalLanguageModel:
         return self._vocabulary_size
 
     def forget(self) -> None:
-        """Drops the cache. Never needed for right numbers; it frees memory."""
+        """Drops the cache: what is read next is read afresh, to the last bit."""
         self._decoder.reader.forget()
 
     @torch.no_grad()
@@ -130,9 +131,9 @@ class CausalLanguageModel:
         return torch.from_numpy(ids).to(self._decoder.device)
 
 
-@functools.cache
+@functools.lru_cache(maxsize=8)
 def _load(
-    path: str, vocabulary_size: int | None, device: str, trust_remote_code: bool
+    path: str, _stamp: object, vocabulary_size: int | None, device: str, trust_remote_code: bool
 ) -> CausalLanguageModel:
     model = load_causal_lm(path, trust_remote_code=trust_remote_code)
     return CausalLanguageModel(model, vocabulary_size=vocabulary_size, device=device)

@@ -101,6 +101,9 @@ class NGramModel:
         rows = self.next_log_probs(obs)
         return rows[np.arange(len(rows)), np.asarray(actions)]
 
+    def forget(self) -> None:
+        """Does nothing: a table remembers nothing."""
+
     def log_probs_at(
         self,
         input_ids: NDArray[np.integer[Any]],

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.nn.utils import skip_init
 
 from textrl_agents.episodes import Episodes
 from textrl_envs.errors import InvalidInputError
@@ -66,7 +67,8 @@ class Policy(nn.Module, ABC):
             raise InvalidInputError(f"temperature must be positive; got {temperature}.")
         self.trunk = decoder.trunk
         width: int = decoder.trunk.config.hidden_size  # type: ignore[assignment, union-attr]
-        self.value_head = nn.Linear(width, 1)
+        # Not initialised, so that no generator is drawn from.
+        self.value_head: nn.Linear = skip_init(nn.Linear, width, 1)  # type: ignore[no-untyped-call]
         # Zero, so that the first advantages are not the noise of a random value.
         nn.init.zeros_(self.value_head.weight)
         nn.init.zeros_(self.value_head.bias)
@@ -124,10 +126,15 @@ class Policy(nn.Module, ABC):
         else:
             actions = sample(log_probs, torch.from_numpy(rng.random(len(log_probs))))
         chosen = log_probs.gather(1, actions[:, None])[:, 0]
-        entropies = torch.special.entr(log_probs.exp()).sum(-1)
+        entropies = _entropy(log_probs)
         return PolicyStep(
             actions.cpu().numpy(), _float64(chosen), _float64(entropies), self.next_values(obs)
         )
+
+    def forget(self) -> None:
+        """Drops what is remembered between calls: the next numbers are fresh, to the last bit."""
+        self._decoder.reader.forget()
+        self._memo = None
 
     @torch.no_grad()
     def next_values(self, obs: Any) -> NDArray[np.float64]:  # noqa: ANN401 - either form
@@ -158,7 +165,7 @@ class Policy(nn.Module, ABC):
         tokens = torch.from_numpy(ids[rows, columns]).to(self.device)
         return TokenEvaluation(
             log_probs.gather(1, tokens[:, None])[:, 0],
-            -(log_probs.exp() * log_probs).sum(-1),
+            _entropy(log_probs),
             self.value_head(before.float())[:, 0],
         )
 
@@ -193,6 +200,12 @@ def sample(log_probs: Tensor, uniforms: Tensor) -> Tensor:
     # The sum is 1 up to rounding: scaled by it, the number lies below the last step for certain.
     targets = uniforms.to(log_probs.device)[:, None] * cumulative[:, -1:]
     return torch.searchsorted(cumulative, targets, right=True)[:, 0]
+
+
+def _entropy(log_probs: Tensor) -> Tensor:
+    """Returns −Σ p log p over the last axis; a token of probability 0 adds nothing."""
+    is_impossible = log_probs == -torch.inf
+    return -(log_probs.exp() * log_probs.masked_fill(is_impossible, 0.0)).sum(-1)
 
 
 def _float64(tensor: Tensor) -> NDArray[np.float64]:

@@ -39,6 +39,10 @@ class FixedPolicy:
         values = np.zeros(len(log_probs))
         return PolicyStep(actions.numpy(), chosen.numpy(), entropies.numpy(), values)
 
+    def forget(self) -> None:
+        """Drops what the model remembers between calls."""
+        self.language_model.forget()
+
     def next_values(self, obs: Any) -> NDArray[np.float64]:  # noqa: ANN401 - either form
         """Returns 0 for each observation: nothing was learnt."""
         ids = obs["input_ids"] if isinstance(obs, dict) else obs

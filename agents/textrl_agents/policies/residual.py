@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Self
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.nn.utils import skip_init
 
 from textrl_agents.episodes import Episodes
 from textrl_agents.policies.base import Policy
@@ -65,6 +66,11 @@ class ResidualPolicy(Policy):
         self.head = decoder.head
         self.reference = reference
 
+    def forget(self) -> None:
+        """Drops what network and reference remember between calls."""
+        super().forget()
+        self.reference.forget()
+
     def next_logits(self, hidden: Tensor, obs: Any) -> Tensor:  # noqa: ANN401 - either form
         """Returns the logits after each observation, [B, H] -> [B, V]."""
         base = torch.from_numpy(self.reference.next_log_probs(obs)).to(hidden)
@@ -86,7 +92,12 @@ class ResidualPolicy(Policy):
         save_file(self.state_dict(), folder / "residual.safetensors")
         is_table = isinstance(self.reference, NGramModel)
         self.reference.save(folder / ("ngram.safetensors" if is_table else "reference"))  # type: ignore[attr-defined]
-        about = {"kind": "residual", "temperature": self.temperature, **self._shape}
+        about = {
+            "kind": "residual",
+            "vocabulary_size": self.vocabulary_size,
+            "temperature": self.temperature,
+            **self._shape,
+        }
         (folder / "policy.json").write_text(json.dumps(about, indent=2) + "\n")
 
     @classmethod
@@ -94,7 +105,8 @@ class ResidualPolicy(Policy):
         """Reads what `save` wrote."""
         about = json.loads((folder / "policy.json").read_text())
         about.pop("kind")
-        policy = cls(_load_reference(folder), device=device, **about)
+        reference = _load_reference(folder, about.pop("vocabulary_size"))
+        policy = cls(reference, device=device, **about)
         policy.load_state_dict(load_file(folder / "residual.safetensors"))
         return policy
 
@@ -118,7 +130,9 @@ def _small_decoder(vocabulary_size: int, shape: dict[str, int], seed: int, devic
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         trunk = GPT2Model(config)
-    head = nn.Linear(shape["width"], vocabulary_size, bias=False)
+    head = skip_init(  # type: ignore[no-untyped-call]
+        nn.Linear, shape["width"], vocabulary_size, bias=False
+    )
     nn.init.zeros_(head.weight)
     place = choose_device(device)
     nn.Module.to(trunk, place)
@@ -126,9 +140,9 @@ def _small_decoder(vocabulary_size: int, shape: dict[str, int], seed: int, devic
     return Decoder(trunk, head, PrefixReader(trunk), vocabulary_size)
 
 
-def _load_reference(folder: Path) -> LanguageModel:
+def _load_reference(folder: Path, vocabulary_size: int) -> LanguageModel:
     if (folder / "ngram.safetensors").exists():
         return NGramModel.load(folder / "ngram.safetensors")
     from textrl_envs.language_models.causal import CausalLanguageModel
 
-    return CausalLanguageModel.load(str(folder / "reference"))
+    return CausalLanguageModel.load(str(folder / "reference"), vocabulary_size=vocabulary_size)

@@ -154,6 +154,24 @@ def test_only_what_is_new_is_read(
     assert counts == []  # fewer rows, nothing new
 
 
+def test_a_row_that_lost_its_last_tokens_is_read_again(build_lm: BuildLM) -> None:
+    trunk = build_lm("GPT2").base_model
+    reader, others = PrefixReader(trunk), [[7, 8, 9], [10]]
+    assert_true(reader, trunk, [[1, 2, 3, 4], *others])
+    assert_true(reader, trunk, [[1, 2], *others])
+    assert_true(reader, trunk, [[1, 2, 3, 4], *others])
+
+
+def test_tokens_equal_to_the_padding_behind_them_are_text_once_the_mask_says_so(
+    build_lm: BuildLM,
+) -> None:
+    trunk = build_lm("GPT2").base_model
+    reader, others = PrefixReader(trunk), [[7, 8, 9], [10]]
+    for text in ([1, 2], [1, 2, 0, 0], [1, 2, 0, 0, 0]):
+        found = reader.read(as_dict([text, *others]))  # 0 is also what pads
+        torch.testing.assert_close(found, truth(trunk, [text, *others]), rtol=0, atol=1e-4)
+
+
 @families
 def test_a_larger_batch_or_a_longer_text_may_come_later(build_lm: BuildLM, family: str) -> None:
     trunk = build_lm(family).base_model

@@ -82,6 +82,8 @@ class KLPenalty(VectorWrapper, gym.utils.RecordConstructorArgs):
         """Begins episodes, in all rows or those of `options["reset_mask"]`."""
         mask = (options or {}).get("reset_mask")
         self._obs, infos = self.env.reset(seed=seed, options=options)
+        if mask is None:
+            self.charge.reference.forget()
         begun = slice(None) if mask is None else mask
         self._is_waiting[begun] = False
         self._episode_kl[begun] = 0.0
