@@ -34,8 +34,8 @@ def test_the_twelve_lines_train_and_print_a_return_far_above_the_reference(tmp_p
     regularised = re.search(r"reward − β KL ([\d.]+) ± ([\d.]+)", printed)
     assert regularised is not None
     mean, error = float(regularised[1]), float(regularised[2])
-    assert mean - 4 * error > 0.4  # the reference has 0.022, the best possible is 0.616
-    assert mean - 4 * error < 0.6165
+    assert mean - 4 * error > 0.4  # the reference has 0.022, the best possible is 0.620
+    assert mean - 4 * error < 0.6198
 
 
 def test_the_plain_loop_ends_with_a_score(tmp_path: Path) -> None:

@@ -127,7 +127,7 @@ class PromptTable(Sequence[Prompt]):
         prompts: at least one prompt.
         tokenizer: turns text into ids. Special tokens that it puts in front (BOS) are kept; an EOS
             that it puts behind is dropped, since the response follows.
-        template: how a prompt's text is presented; `{prompt}` stands for the text.
+        template: how a prompt's text is presented; `{prompt}` is the text, `{{` a brace.
         max_prompt_tokens: the longest prompt allowed; None takes the longest there is.
 
     Raises:
@@ -144,7 +144,7 @@ class PromptTable(Sequence[Prompt]):
         max_prompt_tokens: int | None = None,
     ) -> None:
         _check_template(template)
-        given = [Prompt(text=p) if isinstance(p, str) else p for p in prompts]
+        given = [_as_prompt(p) for p in prompts]
         if not given:
             raise InvalidInputError("Expected at least one prompt; got none.")
         rows = [_encode(prompt, tokenizer, template) for prompt in given]
@@ -159,9 +159,7 @@ class PromptTable(Sequence[Prompt]):
         for row, ids in zip(self.token_ids, rows, strict=True):
             row[: len(ids)] = ids
         self.texts: list[str] = [
-            tokenizer.decode(row)
-            if prompt.text is None
-            else template.replace("{prompt}", prompt.text)
+            tokenizer.decode(row) if prompt.text is None else template.format(prompt=prompt.text)
             for prompt, row in zip(given, rows, strict=True)
         ]
         """What is presented, with the template filled in."""
@@ -173,6 +171,14 @@ class PromptTable(Sequence[Prompt]):
 
     def __getitem__(self, index: Any) -> Any:  # noqa: ANN401 - int gives a Prompt, slice a list
         return self._prompts[index]
+
+
+def _as_prompt(given: Any) -> Prompt:  # noqa: ANN401 - whatever a user's iterable holds
+    if isinstance(given, Prompt):
+        return given
+    if isinstance(given, str):
+        return Prompt(text=given)
+    raise InvalidInputError(f"A prompt must be a text or a Prompt; got {given!r:.200}.")
 
 
 def _check_template(template: str) -> None:
@@ -190,7 +196,7 @@ def _encode(prompt: Prompt, tokenizer: "Tokenizer", template: str) -> list[int]:
     if prompt.token_ids is not None:
         return list(prompt.token_ids)
     assert prompt.text is not None
-    ids: list[int] = tokenizer.encode(template.replace("{prompt}", prompt.text))
+    ids: list[int] = tokenizer.encode(template.format(prompt=prompt.text))
     return ids[:-1] if ids and ids[-1] == tokenizer.eos_token_id else ids
 
 

@@ -39,9 +39,10 @@ class Task:
     kl_coefficient: float = 0.0
 
     def __post_init__(self) -> None:
-        if self.max_new_tokens < 1:
+        limit = self.max_new_tokens
+        if not isinstance(limit, int) or isinstance(limit, bool) or limit < 1:
             raise InvalidInputError(
-                f"max_new_tokens must be at least 1; got {self.max_new_tokens}."
+                f"max_new_tokens must be an integer of at least 1; got {limit!r}."
             )
         if isinstance(self.stop, str) or not all(self.stop):
             raise InvalidInputError(

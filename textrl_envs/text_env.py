@@ -6,6 +6,7 @@ import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
 
+from textrl_envs.actions import read_action
 from textrl_envs.core import TextCore
 from textrl_envs.environments import build_task
 from textrl_envs.errors import InvalidInputError
@@ -91,14 +92,8 @@ class TextEnv(gym.Env[Any, Any]):
         """
         if not self._is_running:
             raise InvalidInputError("The response has ended. Call reset() before the next step().")
-        token = np.asarray(action)
-        if token.dtype.kind not in "iu" or token.size != 1:
-            raise InvalidInputError(f"The action must be one token id, an integer; got {action!r}.")
-        if not 0 <= int(token.item()) < self.task.vocabulary_size:
-            raise InvalidInputError(
-                f"The action must be a token id, 0..{self.task.vocabulary_size - 1}; got {action}."
-            )
-        ended = self._core.append(token.reshape(1).astype(np.int64)).size > 0
+        token = read_action(action, self.task.vocabulary_size)
+        ended = self._core.append(token).size > 0
         reward, extras = 0.0, {}
         if ended:
             self._is_running = False

@@ -46,7 +46,8 @@ def _load(name: str, _stamp: object, trust_remote_code: bool) -> Tokenizer:
 
     try:
         tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=trust_remote_code)
-    except (OSError, ValueError, ImportError) as error:
+    # Whatever is wrong with a user's folder may come as any error; it is raised again.
+    except Exception as error:
         hint = (
             "" if Path(name).exists() else " There is no such folder, and no such hub id in reach."
         )

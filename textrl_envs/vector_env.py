@@ -10,6 +10,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
+from textrl_envs.actions import read_actions
 from textrl_envs.core import TextCore
 from textrl_envs.environments import build_task
 from textrl_envs.errors import InvalidInputError
@@ -99,7 +100,8 @@ class TextVectorEnv(VectorEnv[Any, Any, Any]):
         """Presents new prompts, in all rows or in those of a mask.
 
         Args:
-            seed: row i gets `seed + i`, or `seed[i]`; None leaves its generator as it is.
+            seed: row i gets `seed + i`, or `seed[i]`, if it is reset; None leaves its generator as
+                it is.
             options: `"reset_mask"`, bool (N,): the rows to reset. `"prompt_index"`, one index or N:
                 the prompts to present; without it they are drawn uniformly.
 
@@ -107,8 +109,8 @@ class TextVectorEnv(VectorEnv[Any, Any, Any]):
             InvalidInputError: a seed, mask or index of the wrong form.
         """
         options = options or {}
-        self._seed_rows(seed)
         mask = _read_reset_mask(options.get("reset_mask"), self.num_envs)
+        self._seed_rows(seed, mask)
         rows = np.flatnonzero(mask)
         given = options.get("prompt_index")
         if given is None:
@@ -131,7 +133,9 @@ class TextVectorEnv(VectorEnv[Any, Any, Any]):
             InvalidInputError: actions of the wrong shape, or outside the vocabulary.
             RewardError: the reward raised, or gave other than finite numbers.
         """
-        tokens = self._read_actions(actions)
+        if not self._generators:
+            raise InvalidInputError("Call reset() before the first step().")
+        tokens = read_actions(actions, self.num_envs, self.task.vocabulary_size)
         rewards = np.zeros(self.num_envs, np.float64)
         terminated = np.zeros(self.num_envs, np.bool_)
         truncated = np.zeros(self.num_envs, np.bool_)
@@ -188,7 +192,8 @@ class TextVectorEnv(VectorEnv[Any, Any, Any]):
         """β: the price of one nat of KL, in units of the score."""
         return self.task.kl_coefficient
 
-    def _seed_rows(self, seed: int | Sequence[int | None] | None) -> None:
+    def _seed_rows(self, seed: int | Sequence[int | None] | None, mask: NDArray[np.bool_]) -> None:
+        """Gives generators to the rows of a mask that got a seed, and to all that have none yet."""
         count = self.num_envs
         if isinstance(seed, int | np.integer):
             seeds: Sequence[int | None] = [int(seed) + i for i in range(count)]
@@ -197,11 +202,10 @@ class TextVectorEnv(VectorEnv[Any, Any, Any]):
         if len(seeds) != count:
             raise InvalidInputError(f"Expected {count} seeds, one a row; got {len(seeds)}.")
         if not self._generators:
-            self._generators = [seeding.np_random(value)[0] for value in seeds]
-            return
-        for row, value in enumerate(seeds):
-            if value is not None:
-                self._generators[row] = seeding.np_random(value)[0]
+            self._generators = [seeding.np_random(None)[0] for _ in range(count)]
+        for row in np.flatnonzero(mask).tolist():
+            if seeds[row] is not None:
+                self._generators[row] = seeding.np_random(seeds[row])[0]
 
     def _start(
         self, rows: NDArray[np.int64], prompt_index: NDArray[np.int64] | None = None
@@ -221,24 +225,6 @@ class TextVectorEnv(VectorEnv[Any, Any, Any]):
             self._start(np.flatnonzero(~self._is_running))
             self._all_running = True
         return ended
-
-    def _read_actions(self, actions: Any) -> NDArray[np.int64]:  # noqa: ANN401
-        tokens = np.asarray(actions)
-        if tokens.shape != (self.num_envs,) or tokens.dtype.kind not in "iu":
-            raise InvalidInputError(
-                f"Expected {self.num_envs} token ids, integers of shape ({self.num_envs},); got "
-                f"{tokens.dtype} of shape {tokens.shape}."
-            )
-        if not self._generators:
-            raise InvalidInputError("Call reset() before the first step().")
-        tokens = tokens.astype(np.int64, copy=False)
-        # Seen as unsigned, a negative id is a huge one: one comparison finds both kinds.
-        if tokens.view(np.uint64).max() >= self.task.vocabulary_size:
-            top = self.task.vocabulary_size - 1
-            raise InvalidInputError(
-                f"Actions must be token ids in 0..{top}; got {tokens.min()}..{tokens.max()}."
-            )
-        return tokens
 
     def _observe(self) -> Observation:
         if self.obs_mode == "flat":

@@ -38,6 +38,16 @@ def test_a_folder_is_loaded_once_a_process(tokenizer_folder: Path) -> None:
     assert tokenizer.encode("w3 w4") == [3, 4]
 
 
+def test_a_folder_that_has_changed_is_loaded_again(
+    tmp_path: Path, tokenizer_folder: Path, byte_tokenizer: Any
+) -> None:
+    for file in tokenizer_folder.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    assert len(load_tokenizer(str(tmp_path))) == 32
+    byte_tokenizer.save_pretrained(tmp_path)
+    assert len(load_tokenizer(str(tmp_path))) == len(byte_tokenizer) != 32
+
+
 def test_a_folder_that_does_not_exist_is_named() -> None:
     with pytest.raises(InvalidInputError, match=r"'/no/such/folder'\. There is no such folder"):
         load_tokenizer("/no/such/folder")

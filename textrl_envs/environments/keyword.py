@@ -14,8 +14,8 @@ from textrl_envs.tokenizers import Tokenizer
 __all__ = ["keyword"]
 
 OPENINGS = (
-    "the",
-    "a",
+    "the cold",
+    "a bright",
     "the sailor",
     "a child",
     "the tall farmer",
@@ -23,7 +23,10 @@ OPENINGS = (
     "the young",
     "a small",
 )
-"""How the story begins in each of the eight prompts."""
+"""How the story begins in each of the eight prompts.
+
+None begins another: else the same text could be reached at two times, and would not show how many
+tokens remain."""
 
 
 @functools.cache

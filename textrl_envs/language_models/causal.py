@@ -92,7 +92,7 @@ class CausalLanguageModel:
 
         0 in column 0, which nothing precedes, and behind the text.
         """
-        ids = self._right_padded(input_ids, attention_mask)
+        ids = self._right_padded(input_ids, attention_mask)  # without columns of padding alone
         hidden = self._decoder.hidden(ids)[:, :-1]  # [B, L-1, H]
         targets = ids[:, 1:]
         rows = max(1, CHUNK_ELEMENTS // (self._decoder.vocabulary_size * max(1, hidden.shape[1])))
@@ -100,8 +100,8 @@ class CausalLanguageModel:
             self._log_softmax(h).gather(2, t[..., None])[..., 0]
             for h, t in zip(torch.split(hidden, rows), torch.split(targets, rows), strict=True)
         ]
-        scores = np.zeros(ids.shape, np.float32)
-        scores[:, 1:] = _to_numpy(torch.cat(parts))
+        scores = np.zeros(np.shape(input_ids), np.float32)
+        scores[:, 1 : ids.shape[1]] = _to_numpy(torch.cat(parts))
         return np.where(np.asarray(attention_mask) != 0, scores, np.float32(0))
 
     @torch.no_grad()
@@ -121,13 +121,14 @@ class CausalLanguageModel:
 
     def _log_softmax(self, hidden: Tensor) -> Tensor:
         logits = self._decoder.head(hidden)[..., : self._vocabulary_size]
-        return logits.float().log_softmax(-1)
+        log_probs: Tensor = logits.float().log_softmax(-1)
+        return log_probs
 
     def _right_padded(self, input_ids: Any, attention_mask: Any) -> Tensor:  # noqa: ANN401
         is_text = np.asarray(attention_mask) != 0
         if (is_text[:, 1:] & ~is_text[:, :-1]).any() or not is_text[:, 0].all():
             raise InvalidInputError("Whole sequences must be right-padded, with text in column 0.")
-        ids = np.where(is_text, input_ids, 0)
+        ids = np.where(is_text, input_ids, 0)[:, : int(is_text.sum(axis=1).max())]
         return torch.from_numpy(ids).to(self._decoder.device)
 
 

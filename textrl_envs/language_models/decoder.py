@@ -3,9 +3,7 @@
 Between them stand the slot cache, the choice of positions that need logits, and a value head.
 """
 
-import math
 import warnings
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -49,15 +47,27 @@ def load_causal_lm(path: str, *, trust_remote_code: bool = False) -> Any:  # noq
     if folder.is_dir():
         _check_folder(folder)
     try:
-        return AutoModelForCausalLM.from_pretrained(
-            path, dtype=torch.float32, use_safetensors=True, trust_remote_code=trust_remote_code
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            path,
+            dtype=torch.float32,
+            use_safetensors=True,
+            trust_remote_code=trust_remote_code,
+            output_loading_info=True,
         )
-    except (OSError, ValueError, ImportError) as error:
+    # Whatever is wrong with a user's folder may come as any error; it is raised again.
+    except Exception as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise InvalidInputError(
             f"Cannot load a causal LM from {path!r}. Give a Transformers folder with "
             f"model.safetensors, or a hub id ({reason})."
         ) from error
+    model, found = loaded
+    if found["missing_keys"]:
+        raise InvalidInputError(
+            f"{path} lacks the weights {', '.join(sorted(found['missing_keys'])[:3])}: it holds no "
+            "whole causal LM, and random ones would stand in for them."
+        )
+    return model
 
 
 def _check_folder(folder: Path) -> None:
@@ -88,7 +98,7 @@ class Decoder:
     """
 
     trunk: nn.Module
-    head: Callable[[Tensor], Tensor]
+    head: nn.Module
     reader: PrefixReader
     vocabulary_size: int
 
@@ -111,7 +121,11 @@ class Decoder:
         """Returns the hidden states of whole right-padded texts, [B, L] -> [B, L, H].
 
         Padding lies behind every token, so the causal mask alone keeps it out.
+
+        Raises:
+            InvalidInputError: texts longer than the model's positions.
         """
+        self.reader.check_length(input_ids.shape[1])
         hidden: Tensor = self.trunk(input_ids=input_ids, use_cache=False).last_hidden_state
         return hidden
 
@@ -126,26 +140,34 @@ def _probe(vocabulary_size: int) -> Tensor:
     return torch.from_numpy(rng.integers(vocabulary_size, size=(2, 6)))
 
 
+class _Head(nn.Module):
+    """An output layer, and what some models do to its logits: a scale, a divisor, a soft cap."""
+
+    def __init__(self, linear: nn.Module, config: Any) -> None:  # noqa: ANN401
+        super().__init__()
+        self.linear = linear
+        self.scale = float(getattr(config, "logit_scale", None) or 1.0)
+        self.divisor = float(getattr(config, "logits_scaling", None) or 1.0)
+        self.cap: float | None = getattr(config, "final_logit_softcapping", None)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        logits: Tensor = self.linear(hidden)
+        if self.scale != 1.0 or self.divisor != 1.0:
+            logits = logits * (self.scale / self.divisor)
+        return logits if self.cap is None else torch.tanh(logits / self.cap) * self.cap
+
+
 @torch.no_grad()
-def _find_head(model: Any, trunk: nn.Module, linear: Any) -> Callable[[Tensor], Tensor]:  # noqa: ANN401
-    """Finds what the model does to its output layer's logits: nothing, a scale, or a soft cap."""
+def _find_head(model: Any, trunk: nn.Module, linear: Any) -> nn.Module:  # noqa: ANN401
+    """Returns what turns hidden states into the model's logits, tried on two short texts."""
     was_training = model.training
     model.eval()
-    device = next(model.parameters()).device
-    ids = _probe(int(linear.weight.shape[0])).to(device)
+    ids = _probe(int(linear.weight.shape[0])).to(linear.weight.device)
     expected = model(input_ids=ids, use_cache=False).logits
     hidden = trunk(input_ids=ids, use_cache=False).last_hidden_state
     model.train(was_training)
-    scale = getattr(model.config, "logit_scale", None) or 1.0
-    divisor = getattr(model.config, "logits_scaling", None) or 1.0
-    cap = getattr(model.config, "final_logit_softcapping", None) or math.inf
-    candidates: list[Callable[[Tensor], Tensor]] = [
-        linear,
-        lambda x: linear(x) * scale,
-        lambda x: linear(x) / divisor,
-        lambda x: torch.tanh(linear(x) / cap) * cap,
-    ]
-    for head in candidates:
+    # What the config declares comes first: a soft cap may be too far off to show in small logits.
+    for head in (_Head(linear, model.config), _Head(linear, None)):
         if torch.allclose(head(hidden), expected, rtol=0, atol=PROBE_TOLERANCE):
             return head
     raise InvalidInputError(

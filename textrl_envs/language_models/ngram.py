@@ -25,7 +25,7 @@ class NGramModel:
 
     >>> model = NGramModel.fit([[0, 1, 2], [0, 1, 1, 2]], vocabulary_size=3, order=2)
     >>> np.exp(model.next_log_probs(np.array([[0, 1, -1]]))).round(3)
-    array([[0.001, 0.334, 0.665]])
+    array([[0.   , 0.333, 0.666]])
     """
 
     def __init__(self, table: NDArray[np.float64]) -> None:

@@ -40,7 +40,6 @@ class PrefixReader:
     def __init__(self, trunk: nn.Module, *, use_cache: bool = True) -> None:
         self._trunk = trunk
         self.use_cache = use_cache
-        self._parameters = tuple(trunk.parameters())  # walking the modules costs as much as a layer
         self._weights_seen: tuple[int, ...] = ()
         self.version = 0
         """Changes whenever any row's answer may have changed."""
@@ -51,6 +50,7 @@ class PrefixReader:
 
     def forget(self) -> None:
         """Drops everything remembered. Called by itself when the weights have changed."""
+        self._parameters = tuple(self._trunk.parameters())  # walking them costs as much as a layer
         self._cache: SlotCache | None = None
         self._ids: NDArray[np.int64] = np.zeros((0, 0), np.int64)
         self._lengths: NDArray[np.int64] = np.zeros(0, np.int64)
@@ -68,7 +68,7 @@ class PrefixReader:
             InvalidInputError: a text longer than the model's positions.
         """
         input_ids, lengths = read_observation(obs)
-        self._check_length(int(lengths.max()))
+        self.check_length(int(lengths.max()))
         if self._trunk.training:
             self._trunk.eval()  # dropout would make the answer random
         if not self.use_cache or input_ids.shape[1] > self._window:
@@ -174,7 +174,8 @@ class PrefixReader:
             self.forget()
             self._weights_seen = weights
 
-    def _check_length(self, length: int) -> None:
+    def check_length(self, length: int) -> None:
+        """Raises InvalidInputError if the model has fewer positions than that."""
         config = self._trunk.config
         limit = getattr(config, "max_position_embeddings", None)
         if isinstance(limit, int) and length > limit:

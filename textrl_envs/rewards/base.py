@@ -15,6 +15,12 @@ RewardOutput = Scores | tuple[Scores, Mapping[str, Scores]]
 """One score a response; or the scores and further numbers a response, which go to the info."""
 
 
+RESERVED = frozenset(
+    ("score", "finish_reason", "prompt_index", "log_ratio", "final_obs", "final_info", "episode")
+)
+"""Names in the info that a reward may not take."""
+
+
 class Reward(Protocol):
     """Scores responses. Called once with all responses that ended at the same step."""
 
@@ -71,10 +77,23 @@ def score_responses(
             f"{_name(reward)} raised {type(error).__name__}: {error}; "
             f"{_quote(prompts, responses, 0)}{_and_others(len(responses))}."
         ) from error
-    scores, extras = output if isinstance(output, tuple) else (output, {})
+    scores, extras = _split(reward, output)
     named = {"score": scores, **extras}
     checked = {key: _check(reward, key, x, prompts, responses) for key, x in named.items()}
     return checked.pop("score"), checked
+
+
+def _split(reward: Reward, output: RewardOutput) -> tuple[Scores, Mapping[str, Scores]]:
+    """Returns scores and further numbers; a tuple of numbers alone is scores."""
+    if not (isinstance(output, tuple) and len(output) == 2 and isinstance(output[1], Mapping)):
+        return output, {}
+    for key in output[1]:
+        if key in RESERVED or key.startswith("_"):
+            raise RewardError(
+                f"{_name(reward)} may not report {key!r}: the name has a meaning of its own. "
+                "Choose another."
+            )
+    return output
 
 
 def _check(
@@ -82,7 +101,7 @@ def _check(
 ) -> NDArray[np.float64]:
     try:
         array = np.asarray(values, dtype=np.float64)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RuntimeError) as error:
         raise RewardError(
             f"{_name(reward)} must return {len(responses)} numbers as {key!r}; got {values!r:.200}."
         ) from error

@@ -63,8 +63,15 @@ def valid_json(
 
 
 def regex(pattern: str) -> Reward:
-    """Returns a reward that scores 1 where the whole response, stripped, matches the pattern."""
-    compiled = re.compile(pattern)
+    """Returns a reward that scores 1 where the whole response, stripped, matches the pattern.
+
+    Raises:
+        InvalidInputError: no regular expression.
+    """
+    try:
+        compiled = re.compile(pattern)
+    except re.error as error:
+        raise InvalidInputError(f"{pattern!r} is no regular expression: {error}.") from error
 
     def matches_regex(
         prompts: Sequence[str],
@@ -83,7 +90,7 @@ def keywords(words: Sequence[str]) -> Reward:
     """Returns a reward that scores the share of the words which the response holds."""
     if isinstance(words, str) or not words:
         raise InvalidInputError(f"keywords needs a sequence of words; got {words!r}.")
-    patterns = [re.compile(rf"\b{re.escape(word)}\b", re.IGNORECASE) for word in words]
+    patterns = [re.compile(rf"(?<!\w){re.escape(word)}(?!\w)", re.IGNORECASE) for word in words]
 
     def mentions_keywords(
         prompts: Sequence[str],
@@ -98,9 +105,14 @@ def keywords(words: Sequence[str]) -> Reward:
     return mentions_keywords
 
 
+def _refuse(constant: str) -> None:
+    raise ValueError(constant)
+
+
 def _is_json(text: str) -> bool:
     try:
-        json.loads(text)
-    except (json.JSONDecodeError, RecursionError):
+        # Numbers are left as text: none is too long. NaN and Infinity are no JSON.
+        json.loads(text, parse_int=str, parse_float=str, parse_constant=_refuse)
+    except (ValueError, RecursionError):
         return False
     return True

@@ -82,11 +82,14 @@ class AdaptiveCoefficient:
                 raise InvalidInputError(f"{name} must be positive; got {getattr(self, name)}.")
 
     def observe(self, episode_kl: Floats) -> None:
-        """Takes note of finished episodes, shape (n,), in nats; changes β once a batch is full."""
-        self._pending_sum += float(np.sum(episode_kl))
-        self._pending_count += len(episode_kl)
-        if self._pending_count < self.batch_size:
-            return
+        """Takes note of finished episodes, shape (n,), in nats; changes β with each full batch."""
+        for kl in episode_kl.tolist():
+            self._pending_sum += kl
+            self._pending_count += 1
+            if self._pending_count >= self.batch_size:
+                self._change()
+
+    def _change(self) -> None:
         mean = self._pending_sum / self._pending_count
         error = float(np.clip(mean / self.target - 1, -self.clip, self.clip))
         self.value *= 1 + error * self._pending_count / self.horizon
@@ -180,7 +183,9 @@ class KLCharge:
         All rows are asked, since the models know a row by its place.
         """
         policy = np.asarray(self.policy.log_probs(obs, actions), np.float64)
-        ratio = policy - np.asarray(self.reference.log_probs(obs, actions), np.float64)
+        reference = np.asarray(self.reference.log_probs(obs, actions), np.float64)
+        with np.errstate(invalid="ignore"):  # infinite less infinite: refused below, if it acts
+            ratio = policy - reference
         return _checked(ratio if is_acting is None else np.where(is_acting, ratio, 0.0))
 
     def reference_log_probs(self, episodes: EpisodeBatch) -> Floats:

@@ -5,6 +5,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
+from textrl_envs.actions import read_action
 from textrl_envs.language_models.base import LanguageModel, TokenScorer
 from textrl_envs.observations import Observation
 from textrl_envs.wrappers.kl_charge import AdaptiveCoefficient, KLCharge
@@ -63,7 +64,9 @@ class KLPenalty(gym.Wrapper[Any, Any, Any, Any], gym.utils.RecordConstructorArgs
 
     def step(self, action: Any) -> tuple[Observation, float, bool, bool, dict[str, Any]]:  # noqa: ANN401
         """Charges the action against the observation it was chosen in."""
-        ratio = float(self.charge.log_ratio(_batch_of_one(self._obs), np.asarray([action]))[0])
+        obs = _batch_of_one(self._obs)
+        token = read_action(action, int(self.action_space.n))  # type: ignore[attr-defined]
+        ratio = float(self.charge.log_ratio(obs, token)[0])
         self._obs, reward, terminated, truncated, info = self.env.step(action)
         charged = float(reward) - self.charge.coefficient * ratio
         self._episode_kl += ratio

@@ -64,11 +64,13 @@ class CausalLMPolicy(Policy):
 
     def next_logits(self, hidden: Tensor, obs: Any) -> Tensor:  # noqa: ANN401
         """Returns the logits after each observation, [B, H] -> [B, V]."""
-        return self._decoder.head(hidden)[..., : self.vocabulary_size]
+        logits: Tensor = self._decoder.head(hidden)[..., : self.vocabulary_size]
+        return logits
 
     def episode_logits(self, hidden: Tensor, episodes: Episodes) -> Tensor:
         """Returns the logits of M response tokens, [M, H] -> [M, V]."""
-        return self._decoder.head(hidden)[..., : self.vocabulary_size]
+        logits: Tensor = self._decoder.head(hidden)[..., : self.vocabulary_size]
+        return logits
 
     def save(self, folder: Path) -> None:
         """Writes an ordinary Transformers folder, the value head in a file beside it."""

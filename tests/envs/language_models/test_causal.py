@@ -318,6 +318,19 @@ def test_a_folder_is_loaded_once_a_process(gpt2_folder: Path) -> None:
     assert CausalLanguageModel.load(str(gpt2_folder), vocabulary_size=32) is lm
 
 
+def test_a_folder_that_has_changed_is_loaded_again(build_lm: BuildLM, tmp_path: Path) -> None:
+    found = []
+    for seed in (1, 2):
+        model = build_lm("GPT2", seed=seed)
+        model.save_pretrained(tmp_path)
+        lm = CausalLanguageModel.load(str(tmp_path))
+        np.testing.assert_allclose(
+            lm.next_log_probs(flat([[1, 2, 3]], 5)), truth(model, [[1, 2, 3]]), rtol=0, atol=1e-5
+        )
+        found.append(lm)
+    assert found[0] is not found[1]
+
+
 def test_a_saved_model_is_an_ordinary_folder(build_lm: BuildLM, tmp_path: Path) -> None:
     lm = CausalLanguageModel(build_lm("Llama", seed=3))
     lm.save(tmp_path)

@@ -117,6 +117,9 @@ class OptimalPolicy:
         targets = rng.random(len(cumulative)) * cumulative[:, -1]
         return (cumulative <= targets[:, None]).sum(axis=1)
 
+    def forget(self) -> None:
+        """Has nothing to forget."""
+
     def step(self, obs: Any, rng: np.random.Generator, *, greedy: bool = False) -> Any:
         from textrl_agents.policies.base import PolicyStep
 

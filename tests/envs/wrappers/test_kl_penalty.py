@@ -235,6 +235,24 @@ def test_reference_and_coefficient_are_the_environments_own_by_default() -> None
         assert wrapped.charge.reference is gym.make("textrl/Keyword-v0").unwrapped.reference  # type: ignore[attr-defined]
 
 
+def test_runs_from_a_reset_repeat_to_the_last_bit(make_task: MakeTask, build_lm: BuildLM) -> None:
+    from textrl_envs.language_models.causal import CausalLanguageModel
+
+    envs = wrap(
+        make_task(),
+        4,
+        AutoresetMode.SAME_STEP,
+        reference=CausalLanguageModel(build_lm("GPT2", seed=1)),
+    )
+    runs = []
+    for _ in range(2):
+        rng = np.random.default_rng(0)
+        envs.reset(seed=0)
+        # The second run begins with half-read texts in the reference's memory.
+        runs.append([envs.step(draw(rng, 4))[1] for _ in range(33)])
+    np.testing.assert_array_equal(runs[0], runs[1])
+
+
 # --- step by step and whole episodes ---
 
 

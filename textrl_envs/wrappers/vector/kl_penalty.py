@@ -9,6 +9,7 @@ import numpy as np
 from gymnasium.vector import AutoresetMode, VectorEnv, VectorWrapper
 from numpy.typing import NDArray
 
+from textrl_envs.actions import read_actions
 from textrl_envs.language_models.base import LanguageModel, TokenScorer
 from textrl_envs.observations import Observation
 from textrl_envs.wrappers.kl_charge import AdaptiveCoefficient, KLCharge
@@ -98,10 +99,13 @@ class KLPenalty(VectorWrapper, gym.utils.RecordConstructorArgs):
         """Charges the actions against the observations they were chosen in."""
         if self._is_deferred:
             self._obs, rewards, terminated, truncated, infos = self.env.step(actions)
+            self._note_ends(np.asarray(terminated | truncated, np.bool_))
             return self._obs, rewards, terminated, truncated, infos
         if self._obs is None:
             raise gym.error.ResetNeeded("Call reset() before the first step().")
-        ratio = self.charge.log_ratio(self._obs, np.asarray(actions), ~self._is_waiting)
+        size = int(self.single_action_space.n)  # type: ignore[attr-defined]
+        tokens = read_actions(actions, self.num_envs, size)
+        ratio = self.charge.log_ratio(self._obs, tokens, ~self._is_waiting)
         self._obs, rewards, terminated, truncated, infos = self.env.step(actions)
         rewards = rewards - self.charge.coefficient * ratio
         self._close_episodes(ratio, np.asarray(terminated | truncated, np.bool_))
@@ -109,12 +113,16 @@ class KLPenalty(VectorWrapper, gym.utils.RecordConstructorArgs):
         return self._obs, rewards, terminated, truncated, infos
 
     def _close_episodes(self, ratio: NDArray[np.float64], is_end: NDArray[np.bool_]) -> None:
-        mode = self.env.unwrapped.metadata["autoreset_mode"]
-        if mode == AutoresetMode.NEXT_STEP:
-            self._is_waiting[:] = False  # those that waited have just begun again
         self._episode_kl += ratio
         if is_end.any():
             self.charge.observe(self._episode_kl[is_end])
             self._episode_kl[is_end] = 0.0
-            if mode != AutoresetMode.SAME_STEP:
-                self._is_waiting |= is_end
+        self._note_ends(is_end)
+
+    def _note_ends(self, is_end: NDArray[np.bool_]) -> None:
+        """Keeps which rows wait: the next step takes no action of theirs."""
+        mode = self.env.unwrapped.metadata["autoreset_mode"]
+        if mode == AutoresetMode.DISABLED:
+            self._is_waiting |= is_end
+        elif mode == AutoresetMode.NEXT_STEP:
+            self._is_waiting = is_end.copy()  # those that waited have just begun again
