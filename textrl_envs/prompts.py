@@ -184,9 +184,10 @@ def _as_prompt(given: Any) -> Prompt:  # noqa: ANN401 - whatever a user's iterab
 def _check_template(template: str) -> None:
     try:
         fields = {name for _, name, _, _ in string.Formatter().parse(template) if name is not None}
-    except ValueError:
+        template.format(prompt="")
+    except (ValueError, KeyError, IndexError, AttributeError):
         fields = set()
-    if "{prompt}" not in template or fields - {"prompt"}:
+    if fields != {"prompt"}:
         raise InvalidInputError(
             f"Expected a template with {{prompt}} and no other field; got {template!r}."
         )

@@ -68,6 +68,7 @@ class Collector:
         seed: Sequence[int],
         group_size: int = 1,
         greedy: bool = False,
+        is_balanced: bool = False,
     ) -> Episodes:
         """Plays `num_episodes` episodes to their ends.
 
@@ -77,6 +78,8 @@ class Collector:
             seed: decides prompts, environment and sampling; nothing is carried from call to call.
             group_size: that many episodes in a row share a prompt.
             greedy: take the likeliest token each time.
+            is_balanced: present every prompt once before any is presented again, rather than draw
+                each independently.
 
         Raises:
             InvalidInputError: a number of episodes that does not fit.
@@ -89,7 +92,7 @@ class Collector:
                 f"size {group_size}; got {num_episodes}."
             )
         rng = np.random.default_rng(list(seed))
-        prompts = rng.integers(len(self._base.prompts), size=num_episodes // group_size)
+        prompts = _draw(rng, len(self._base.prompts), num_episodes // group_size, is_balanced)
         record = _Record(np.repeat(prompts, group_size), self._base)
         with _resets_by_hand(self._base), self._charge_later() as charge:
             env_seed = int(rng.integers(2**31))
@@ -116,6 +119,15 @@ class Collector:
                 yield charge
         else:
             yield None
+
+
+def _draw(
+    rng: np.random.Generator, number: int, count: int, is_balanced: bool
+) -> NDArray[np.int64]:
+    if not is_balanced:
+        return rng.integers(number, size=count)
+    rounds = [rng.permutation(number) for _ in range(-(-count // number))]
+    return np.concatenate(rounds)[:count]
 
 
 @contextlib.contextmanager

@@ -74,6 +74,8 @@ def _one_line(box: str) -> str:
     'Expected one of {a, b}. See textrl --help.'
     """
     lines = [line.strip("│ \n") for line in box.splitlines() if not line.startswith(("╭", "╰"))]
+    # The parser's own name of a place inside a command, which a user never wrote, is left out.
+    lines = [re.sub(r"^Error parsing \S*dummy\S*: ", "", line) for line in lines]
     words = " ".join("|" if re.fullmatch("─+", line) else line for line in lines)
     parts = [re.sub(r"\s+", " ", part).strip() for part in words.split("|")]
     told = [p for p in parts if p and not p.startswith(("For full helptext", "Argument helptext"))]

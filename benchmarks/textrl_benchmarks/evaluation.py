@@ -84,7 +84,9 @@ def evaluate(
     greedy: bool = False,
     samples: int = 8,
 ) -> Evaluation:
-    """Plays fresh episodes. Nothing is learnt, and an adaptive coefficient stays as it is.
+    """Plays fresh episodes, every prompt once before any again.
+
+    Nothing is learnt, and an adaptive coefficient stays as it is.
 
     Args:
         agent: an agent (its `policy` is taken) or a policy.
@@ -102,7 +104,9 @@ def evaluate(
         raise InvalidInputError(f"A standard error needs at least 2 episodes; got {episodes}.")
     policy = getattr(agent, "policy", agent)
     charged = _with_fixed_penalty(envs, policy)
-    played = Collector(charged).collect(policy, episodes, seed=[seed, 4], greedy=greedy)
+    played = Collector(charged).collect(
+        policy, episodes, seed=[seed, 4], greedy=greedy, is_balanced=True
+    )
     has_kl = isinstance(charged, KLPenalty)
     return Evaluation(
         episodes=episodes,

@@ -144,8 +144,8 @@ def keyword_task() -> Task:
 
 def test_the_bounds_of_keyword_are_those_it_was_calibrated_for() -> None:
     reference_value, optimum = keyword_bounds(keyword_task())
-    assert reference_value == pytest.approx(0.0216, abs=5e-5)
-    assert optimum == pytest.approx(0.6164, abs=5e-5)
+    assert reference_value == pytest.approx(0.022342, abs=1e-6)
+    assert optimum == pytest.approx(0.619774, abs=1e-6)
 
 
 def test_the_reference_returns_on_average_what_it_is_worth() -> None:

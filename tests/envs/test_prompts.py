@@ -158,7 +158,16 @@ def test_doubled_braces_in_a_template_stand_for_single_ones(byte_tokenizer: Any)
 
 
 @pytest.mark.parametrize(
-    "template", ["", "no field", "{prompt} {other}", "{prompt", "{prompt!x:}}"]
+    "template",
+    [
+        "",
+        "no field",
+        "{prompt} {other}",
+        "{prompt",
+        "{prompt!x:}}",
+        "{{prompt}}",  # braces, and no field
+        "{prompt} {prompt:{width}}",
+    ],
 )
 def test_a_template_without_the_prompt_or_with_another_field_is_refused(
     word_tokenizer: Any, template: str

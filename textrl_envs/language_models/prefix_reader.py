@@ -123,6 +123,8 @@ class PrefixReader:
             end=int(lengths[rows].max()),
             is_in_order=int(rows[-1]) == len(rows) - 1,
         )
+        if self._trunk.config._attn_implementation == "eager":  # type: ignore[union-attr]
+            mask = _additive(mask, self._parameters[0].dtype)
         output = self._trunk(
             input_ids=torch.from_numpy(tokens).to(device),
             position_ids=places.clamp(min=0),
@@ -187,3 +189,9 @@ class PrefixReader:
     @property
     def _device(self) -> torch.device:
         return next(self._trunk.parameters()).device
+
+
+def _additive(mask: Tensor, dtype: torch.dtype) -> Tensor:
+    """Turns True and False into 0 and the lowest number, which eager attention adds."""
+    zeros = torch.zeros(mask.shape, dtype=dtype, device=mask.device)
+    return zeros.masked_fill(~mask, torch.finfo(dtype).min)

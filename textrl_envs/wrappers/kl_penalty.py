@@ -60,6 +60,7 @@ class KLPenalty(gym.Wrapper[Any, Any, Any, Any], gym.utils.RecordConstructorArgs
         """Begins an episode; nothing is charged yet."""
         self._obs, info = self.env.reset(seed=seed, options=options)
         self._episode_kl = 0.0
+        self.charge.reference.forget()
         return self._obs, info
 
     def step(self, action: Any) -> tuple[Observation, float, bool, bool, dict[str, Any]]:  # noqa: ANN401
