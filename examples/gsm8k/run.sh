@@ -24,6 +24,10 @@ for part in train test; do
     --tokenizer runs/gsm8k-sft --template "$TEMPLATE" --max-tokens 96
 done
 
-# Reinforcement learning: textrl train --env textrl/TextBandit-v0 --model runs/gsm8k-sft \
-#   --prompts runs/gsm8k-prompts-train.jsonl --eval-prompts runs/gsm8k-prompts-test.jsonl \
-#   --reward examples/gsm8k/reward.py:arithmetic --max-new-tokens 96 ...
+textrl train \
+  --env textrl/TextBandit-v0 --model runs/gsm8k-sft \
+  --prompts runs/gsm8k-prompts-train.jsonl --eval-prompts runs/gsm8k-prompts-test.jsonl \
+  --reward examples/gsm8k/reward.py:arithmetic \
+  --max-new-tokens 96 --kl-coefficient 0.02 \
+  --total-tokens 250000 --agent-args learning_rate=3e-4 \
+  --eval-episodes 200 --out runs/gsm8k-ppo
