@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Annotated, Any
 
 import tyro
+from safetensors import SafetensorError
 
 from textrl_benchmarks.commands.envs import Envs
 from textrl_benchmarks.commands.evaluate import Evaluate
@@ -45,6 +46,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OSError as error:
         place = f"{error.filename}: " if error.filename else ""
         print(f"textrl: error: {place}{error.strerror or error}", file=sys.stderr)
+    except SafetensorError as error:  # its way of saying that a disk is full
+        print(f"textrl: error: cannot write or read weights: {error}", file=sys.stderr)
     except KeyboardInterrupt:
         print("textrl: interrupted", file=sys.stderr)
         return 130

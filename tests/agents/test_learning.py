@@ -178,7 +178,7 @@ def assert_learnt(episodes: Episodes, *, threshold: float) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_ppo_with_its_defaults_learns_keyword(seed: int) -> None:
-    """Measured: .579, .573 and .568 of J* = .616, standard error .002."""
+    """Measured: .573, .571 and .579, standard error .0015, where J* is .620."""
     assert_learnt(trained("ppo", seed), threshold=0.54)
 
 
@@ -193,9 +193,9 @@ def test_ppo_with_its_defaults_learns_keyword(seed: int) -> None:
         ("running_mean", 0),
     ],
 )
-def test_reinforce_with_batches_of_64_learns_keyword(baseline: str, seed: int) -> None:
-    """Measured over seeds 0-2, standard error .003: leave_one_out .514 .521 .523, value .531 .521
-    .517, running_mean .529 .506 .510. With batches of 256 there are too few steps: .35.
+def test_reinforce_with_its_defaults_learns_keyword(baseline: str, seed: int) -> None:
+    """Measured over seeds 0-2, standard error .002: leave_one_out .516 .525 .532, value .513 .524
+    .514; running_mean .497 at seed 0. Batches of 256 leave too few steps: .35.
     """
-    episodes = trained("reinforce", seed, baseline=baseline, episodes_per_batch=64)
+    episodes = trained("reinforce", seed, baseline=baseline)
     assert_learnt(episodes, threshold=0.46)
