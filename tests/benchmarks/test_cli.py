@@ -36,7 +36,7 @@ def error_of(capsys: pytest.CaptureFixture[str], *words: str) -> str:
         (("train", "--agent-args", "clip"), "Expected NAME=VALUE; got 'clip'"),
         (("train", "--env-args", "max_new_token=3"), "Did you mean 'max_new_tokens'?"),
         (("train", "--env-args", 'keywords=["zebra"]'), "'zebra' is no word"),
-        (("train", "--max-new-tokens", "0"), "max_new_tokens must be at least 1; got 0"),
+        (("train", "--max-new-tokens", "0"), "must be an integer of at least 1; got 0"),
         (("train", "--kl-coefficient", "-1"), "kl_coefficient must be"),
         (("train", "--total-tokens", "0"), "--total-tokens must be positive; got 0"),
         (("train", "--eval-episodes", "3"), "--eval-episodes must be at least"),

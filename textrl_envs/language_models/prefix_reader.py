@@ -20,6 +20,10 @@ from textrl_envs.observations import read_observation
 __all__ = ["PrefixReader", "weights_version"]
 
 
+WINDOW_NAMES = ("sliding_window", "window_size", "attention_window_size")
+"""What configs call the reach of an attention that does not see the whole text."""
+
+
 def weights_version(parameters: Iterable[nn.Parameter]) -> tuple[int, ...]:
     """Returns numbers that change whenever a weight is written in place.
 
@@ -44,8 +48,8 @@ class PrefixReader:
         self.version = 0
         """Changes whenever any row's answer may have changed."""
         # A text longer than a sliding window is read afresh: the slots keep no window.
-        window = getattr(trunk.config, "sliding_window", None)
-        self._window: float = window if isinstance(window, int) else math.inf
+        windows = [getattr(trunk.config, name, None) for name in WINDOW_NAMES]
+        self._window = min((w for w in windows if isinstance(w, int)), default=math.inf)
         self.forget()
 
     def forget(self) -> None:
