@@ -144,6 +144,7 @@ class PromptTable(Sequence[Prompt]):
         max_prompt_tokens: int | None = None,
     ) -> None:
         _check_template(template)
+        _check_limit(max_prompt_tokens)
         given = [_as_prompt(p) for p in prompts]
         if not given:
             raise InvalidInputError("Expected at least one prompt; got none.")
@@ -171,6 +172,13 @@ class PromptTable(Sequence[Prompt]):
 
     def __getitem__(self, index: Any) -> Any:  # noqa: ANN401 - int gives a Prompt, slice a list
         return self._prompts[index]
+
+
+def _check_limit(limit: Any) -> None:  # noqa: ANN401 - whatever a user gives
+    if limit is not None and (not isinstance(limit, int) or isinstance(limit, bool) or limit < 1):
+        raise InvalidInputError(
+            f"max_prompt_tokens must be an integer of at least 1, or None; got {limit!r}."
+        )
 
 
 def _as_prompt(given: Any) -> Prompt:  # noqa: ANN401 - whatever a user's iterable holds

@@ -1,5 +1,6 @@
 """A task: everything the dynamics need, shared by the scalar and the vector environment."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -44,13 +45,13 @@ class Task:
             raise InvalidInputError(
                 f"max_new_tokens must be an integer of at least 1; got {limit!r}."
             )
-        if isinstance(self.stop, str) or not all(self.stop):
+        if not _are_texts(self.stop):
             raise InvalidInputError(
                 f"stop must be a sequence of non-empty texts, such as ['\\n']; got {self.stop!r}."
             )
-        if not self.kl_coefficient >= 0:
+        if not _is_number(self.kl_coefficient) or not 0 <= self.kl_coefficient < math.inf:
             raise InvalidInputError(
-                f"kl_coefficient must be a number of 0 or more; got {self.kl_coefficient}."
+                f"kl_coefficient must be a number of 0 or more; got {self.kl_coefficient!r}."
             )
 
     @property
@@ -62,3 +63,13 @@ class Task:
     def max_tokens(self) -> int:
         """L, the length of an observation."""
         return self.prompts.max_prompt_tokens + self.max_new_tokens
+
+
+def _are_texts(value: object) -> bool:
+    if isinstance(value, str) or not isinstance(value, Sequence):
+        return False
+    return all(isinstance(text, str) and text for text in value)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)

@@ -9,9 +9,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from textrl_envs.errors import InvalidInputError
-from textrl_envs.files import stamp
+from textrl_envs.files import check_not_missing, stamp
 
-__all__ = ["DecodedTexts", "Tokenizer", "check_tokenizer", "load_tokenizer"]
+__all__ = [
+    "DecodedTexts",
+    "Tokenizer",
+    "check_same_vocabulary",
+    "check_tokenizer",
+    "load_tokenizer",
+]
 
 
 class Tokenizer(Protocol):
@@ -37,12 +43,36 @@ def load_tokenizer(name: str, *, trust_remote_code: bool = False) -> Tokenizer:
     Raises:
         InvalidInputError: nothing can be loaded under that name, or it has no EOS token.
     """
+    check_not_missing(name)
     return _load(name, stamp(name), trust_remote_code)
+
+
+def check_same_vocabulary(folder: str, tokenizer: Any) -> None:  # noqa: ANN401 - any tokenizer
+    """Checks that a model folder's own tokenizer, if it has one, has the same tokens.
+
+    Two vocabularies of like size would otherwise be mixed in silence.
+
+    Raises:
+        InvalidInputError: the tokens differ.
+    """
+    if not (Path(folder) / "tokenizer.json").is_file() or not hasattr(tokenizer, "get_vocab"):
+        return
+    own: Any = load_tokenizer(folder)
+    if own.get_vocab() != tokenizer.get_vocab():
+        raise InvalidInputError(
+            f"The vocabularies do not match: the model {folder} has a tokenizer of {len(own)} "
+            f"tokens of its own, the environment another of {len(tokenizer)}. "
+            "Use the tokenizer that belongs to the model."
+        )
 
 
 @functools.lru_cache(maxsize=32)
 def _load(name: str, _stamp: object, trust_remote_code: bool) -> Tokenizer:
     from transformers import AutoTokenizer
+
+    folder = Path(name)
+    if folder.is_dir() and not list(folder.glob("*token*")):
+        raise InvalidInputError(f"{name} holds no tokenizer: there is no tokenizer.json in it.")
 
     try:
         tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=trust_remote_code)

@@ -211,8 +211,9 @@ class _Record:
         """Writes the last observation of the rows that ended."""
         ids, lengths = read_observation(obs)
         episodes = self._episode[rows]
-        self._input_ids[episodes] = ids[rows]
-        self._attention_mask[episodes] = np.arange(ids.shape[1]) < lengths[rows, None]
+        is_text = np.arange(ids.shape[1]) < lengths[rows, None]
+        self._input_ids[episodes] = np.where(is_text, ids[rows], 0)
+        self._attention_mask[episodes] = is_text
         self._bootstrap_values[episodes] = bootstrap_values
         self._finish_reason[episodes] = infos["finish_reason"][rows]
         if "score" in infos:

@@ -1,11 +1,13 @@
 """What REINFORCE and PPO share: collect, update, log, save. The algorithm is in its own file."""
 
 import json
+import math
 import shutil
 from abc import ABC, abstractmethod
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from types import NoneType, UnionType
+from typing import Any, ClassVar, Literal, Self, get_args, get_origin, get_type_hints
 
 import numpy as np
 import torch
@@ -18,6 +20,7 @@ from textrl_agents.episodes import Episodes
 from textrl_agents.policies.base import Policy
 from textrl_agents.policies.loading import load_policy
 from textrl_envs.errors import InvalidInputError
+from textrl_envs.files import read_json
 from textrl_envs.wrappers.kl_charge import AdaptiveCoefficient, KLCharge
 from textrl_envs.wrappers.vector import KLPenalty
 
@@ -44,6 +47,7 @@ class OnPolicyConfig:
     """Weight of the entropy bonus."""
 
     def __post_init__(self) -> None:
+        _check_types(self)
         self.check("episodes_per_batch", self.episodes_per_batch >= 1, "at least 1")
         rate = self.learning_rate
         self.check("learning_rate", rate is None or rate > 0, "positive or None")
@@ -209,7 +213,7 @@ class OnPolicyAgent(ABC):
             folder = _old(folder)  # a save was killed between its two renames
         if not (folder / "agent.json").is_file():
             raise InvalidInputError(f"{folder} holds no agent: there is no agent.json.")
-        about = json.loads((folder / "agent.json").read_text())
+        about = read_json(folder / "agent.json")
         if about["agent"] != cls.name:
             raise InvalidInputError(
                 f"{folder} holds the agent {about['agent']!r}, not {cls.name!r}."
@@ -240,6 +244,24 @@ class OnPolicyAgent(ABC):
             if key not in known:
                 raise InvalidInputError(f"{cls.name} has no setting {key!r}. {nearest(key, known)}")
         return cls.config_class(**settings)
+
+
+def _check_types(config: OnPolicyConfig) -> None:
+    """Raises InvalidInputError for a field that is not of its type, or no finite number."""
+    hints = get_type_hints(type(config))
+    for field in fields(config):
+        value, hint = getattr(config, field.name), hints[field.name]
+        kinds = get_args(hint) if isinstance(hint, UnionType) else (hint,)
+        if get_origin(hint) is Literal or (value is None and NoneType in kinds):
+            continue
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        is_right = (
+            (bool in kinds and isinstance(value, bool))
+            or (int in kinds and is_number and isinstance(value, int))
+            or (float in kinds and is_number and math.isfinite(value))
+        )
+        names = " or ".join("None" if kind is NoneType else kind.__name__ for kind in kinds)
+        config.check(field.name, is_right, f"a finite {names}" if float in kinds else f"{names}")
 
 
 def _old(folder: Path) -> Path:

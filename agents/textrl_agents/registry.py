@@ -34,7 +34,8 @@ def agent_class(name: str) -> Any:  # noqa: ANN401 - a class that follows `Agent
         return loaded
     found = {entry.name: entry for entry in entry_points(group=GROUP)}
     if name not in found:
-        raise InvalidInputError(f"Unknown agent {name!r}. {nearest(name, found)}")
+        hint = " An agent in a file is FILE.py:CLASS." if name.endswith(".py") else ""
+        raise InvalidInputError(f"Unknown agent {name!r}. {nearest(name, found)}{hint}")
     return found[name].load()
 
 

@@ -20,6 +20,8 @@ from textrl_envs.errors import InvalidInputError, TextRLError
 
 __all__ = ["main"]
 
+SUMMARY = "Train and evaluate agents on text environments."
+
 Command = (
     Annotated[Train, tyro.conf.subcommand("train")]
     | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
@@ -38,6 +40,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     # Nothing is fetched unless asked for: the bars and notes of loading would hide our own.
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    # `--reward my_module:reward` means a module of the current folder too, as with `python -m`.
+    if "" not in sys.path:
+        sys.path.insert(0, "")
     try:
         command = parse(sys.argv[1:] if argv is None else argv)
         return int(command.run())
@@ -63,7 +68,7 @@ def parse(argv: Sequence[str]) -> Any:  # noqa: ANN401 - one of the commands
     complaint = io.StringIO()
     try:
         with contextlib.redirect_stderr(complaint):
-            return tyro.cli(Command, prog="textrl", args=list(argv), description=__doc__)
+            return tyro.cli(Command, prog="textrl", args=list(argv), description=SUMMARY)
     except SystemExit as stop:
         if stop.code == 2:
             raise InvalidInputError(_one_line(complaint.getvalue())) from None

@@ -33,6 +33,8 @@ class Estimate:
         return cls(float(np.mean(values)), deviation / float(np.sqrt(len(values))))
 
     def __str__(self) -> str:
+        if np.isnan(self.mean):
+            return "-"
         mean = round(self.mean, 3) + 0.0  # never "-0.000"
         return f"{mean:.3f} ± {self.standard_error:.3f}"
 

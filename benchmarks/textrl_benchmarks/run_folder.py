@@ -21,6 +21,7 @@ from typing import Any
 from textrl_agents.agent import TrainingLog
 from textrl_benchmarks.evaluation import Evaluation
 from textrl_envs.errors import InvalidInputError
+from textrl_envs.files import read_json
 
 __all__ = ["RunFolder"]
 
@@ -49,7 +50,9 @@ class RunFolder:
             while path.exists():
                 count += 1
                 path = Path("runs") / f"{name}-{count}"
-        elif path.exists() and (not path.is_dir() or any(path.iterdir())):
+        elif path.is_file():
+            raise InvalidInputError(f"Cannot write the run folder {path}: it is a file.")
+        elif path.exists() and any(path.iterdir()):
             raise InvalidInputError(
                 f"{path} is not empty. Give another --out, or go on with --resume {path}."
             )
@@ -69,7 +72,7 @@ class RunFolder:
         Raises:
             InvalidInputError: there is no run in it.
         """
-        if not (path / "config.json").is_file() or not (path / "config.json").read_text():
+        if not (path / "config.json").is_file():
             raise InvalidInputError(f"{path} holds no run: there is no config.json in it.")
         return cls(path)
 
@@ -84,7 +87,10 @@ class RunFolder:
 
     def options(self) -> dict[str, Any]:
         """Returns what was asked for."""
-        options: dict[str, Any] = json.loads((self.path / "config.json").read_text())["options"]
+        config = read_json(self.path / "config.json")
+        if not isinstance(config, dict) or "options" not in config:
+            raise InvalidInputError(f"{self.path / 'config.json'} is broken: it has no options.")
+        options: dict[str, Any] = config["options"]
         return options
 
     def save(self, agent: Any) -> None:  # noqa: ANN401 - an agent

@@ -22,6 +22,7 @@ from textrl_agents.policies import CausalLMPolicy, FixedPolicy
 from textrl_agents.registry import agent_class
 from textrl_benchmarks.commands.environment_options import (
     EnvironmentOptions,
+    check_numbers,
     make_environment,
     read_settings,
 )
@@ -37,8 +38,8 @@ from textrl_envs.wrappers.vector import AdaptiveCoefficient, KLPenalty
 __all__ = ["resume", "train"]
 
 
-def train(options: Train) -> RunFolder:
-    """Trains a new agent.
+def train(options: Train) -> bool:
+    """Trains a new agent; returns whether it came to its end, and was not interrupted.
 
     Raises:
         InvalidInputError: options that cannot be used, or a folder that cannot be written.
@@ -55,15 +56,16 @@ def train(options: Train) -> RunFolder:
         device=options.device,
         **read_settings(options.agent_args),
     )
+    _check_batch(options, agent)
+    _with_penalty(options, base, agent)  # what is wrong with it shows before a folder is made
     name = f"{options.environment.env.rpartition('/')[2]}-{agent.name}-{options.seed}"
     folder = RunFolder.create(options.out, name=name)
     folder.write_config(_to_plain(options), agent.config)
-    _run(options, agent, base, held_out, folder)
-    return folder
+    return _run(options, agent, base, held_out, folder)
 
 
-def resume(path: Path) -> RunFolder:
-    """Goes on with a run, with the options it was begun with.
+def resume(path: Path) -> bool:
+    """Goes on with a run, with the options it was begun with; returns as `train` does.
 
     Raises:
         InvalidInputError: the folder holds no run with a checkpoint.
@@ -74,8 +76,7 @@ def resume(path: Path) -> RunFolder:
     base = _make(options, options.environment)
     agent = agent_class(options.agent).load(folder.checkpoint(), device=options.device)
     Console().print(f"resumed at {agent.tokens:,} tokens", highlight=False)
-    _run(options, agent, base, _held_out(options, base), folder)
-    return folder
+    return _run(options, agent, base, _held_out(options, base), folder)
 
 
 def _run(
@@ -84,12 +85,13 @@ def _run(
     base: Any,  # noqa: ANN401 - a vector environment
     held_out: Any,  # noqa: ANN401 - a vector environment
     folder: RunFolder,
-) -> None:
+) -> bool:
     console = Console()
     _print_start(console, options, agent, folder)
     envs = _with_penalty(options, base, agent)
     before = _evaluate_reference(options, held_out, envs)
-    _learn(options, agent, envs, folder, console)
+    if not _learn(options, agent, envs, folder, console):
+        return False
     after = evaluate(
         agent, _at_same_price(held_out, envs), episodes=options.eval_episodes, seed=options.seed
     )
@@ -97,6 +99,7 @@ def _run(
         # With its tokenizer the checkpoint's policy is a Transformers folder like any other.
         base.unwrapped.task.tokenizer.save_pretrained(folder.checkpoint() / "policy")
     _finish(folder, agent, {**before, "trained": after}, options, console)
+    return True
 
 
 def _make(options: Train, environment: EnvironmentOptions) -> Any:  # noqa: ANN401
@@ -104,14 +107,23 @@ def _make(options: Train, environment: EnvironmentOptions) -> Any:  # noqa: ANN4
 
 
 def _check(options: Train) -> None:
-    for name in ("total_tokens", "num_envs", "threads", "checkpoint_seconds"):
-        if not getattr(options, name) > 0:
-            flag = name.replace("_", "-")
-            raise InvalidInputError(f"--{flag} must be positive; got {getattr(options, name)}.")
+    check_numbers(options, positive=("total_tokens", "num_envs", "threads", "checkpoint_seconds"))
+    if options.kl_target is not None and not 0 < options.kl_target < float("inf"):
+        raise InvalidInputError(f"--kl-target must be positive; got {options.kl_target}.")
     if options.eval_episodes < max(2, options.num_envs):
         raise InvalidInputError(
             f"--eval-episodes must be at least --num-envs, {options.num_envs}, and 2; "
             f"got {options.eval_episodes}."
+        )
+
+
+def _check_batch(options: Train, agent: Any) -> None:  # noqa: ANN401 - any agent of the suite
+    count = agent.config.episodes_per_batch
+    if count < options.num_envs or count % agent.group_size:
+        raise InvalidInputError(
+            f"episodes_per_batch must be at least --num-envs, {options.num_envs}, and a multiple "
+            f"of the group size, {agent.group_size}; got {count}. "
+            "Set it by --agent-args episodes_per_batch=..."
         )
 
 
@@ -124,8 +136,11 @@ def _held_out(options: Train, base: Any) -> Any:  # noqa: ANN401 - a vector envi
 
 def _with_penalty(options: Train, base: Any, agent: Any) -> Any:  # noqa: ANN401
     if base.unwrapped.reference is None:
-        if options.kl_target is not None:
-            raise InvalidInputError("--kl-target needs a reference; give the environment one.")
+        if options.kl_target is not None or options.environment.kl_coefficient is not None:
+            raise InvalidInputError(
+                "A KL penalty needs a reference; give the environment one, or neither --kl-target "
+                "nor --kl-coefficient."
+            )
         return base
     coefficient: float | AdaptiveCoefficient | None = None
     if options.kl_target is not None:
@@ -170,8 +185,12 @@ def _learn(
     envs: Any,  # noqa: ANN401
     folder: RunFolder,
     console: Console,
-) -> None:
-    """Trains with a display and checkpoints; Ctrl-C ends it after the current iteration."""
+) -> bool:
+    """Trains with a display and checkpoints; Ctrl-C ends it after the current iteration.
+
+    Returns:
+        Whether the budget was spent.
+    """
     display = TrainingDisplay(options.total_tokens, console)
     marks = {"time": time.monotonic(), "tokens": float(agent.tokens), "saved": time.monotonic()}
     with display.live(), _interrupt_asks() as is_asked:
@@ -205,6 +224,7 @@ def _learn(
             highlight=False,
             soft_wrap=True,
         )
+    return not was_stopped
 
 
 @contextlib.contextmanager
@@ -253,17 +273,30 @@ def _finish(
 
 def _to_plain(options: Train) -> dict[str, Any]:
     plain = asdict(options)
-    return {
-        key: str(value) if isinstance(value, Path) else value
-        for key, value in plain.items()
-        if key != "resume"
-    }
+    del plain["resume"]
+    plain["out"] = str(options.out) if options.out else None
+    for name in ("model", "prompts", "reward"):  # found again from any folder
+        plain["environment"][name] = _absolute(plain["environment"][name])
+    plain["eval_prompts"] = _absolute(plain["eval_prompts"])
+    return plain
+
+
+def _absolute(name: str | None) -> str | None:
+    """Returns the full path of a name that leads to a file or folder, and any other as it is."""
+    place, colon, attribute = (name or "").partition(".py:")
+    path = Path(place + ".py" if colon else place)
+    if not name or not path.exists():
+        return name
+    return f"{path.resolve()}{':' + attribute if colon else ''}"
 
 
 def _from_plain(plain: dict[str, Any]) -> Train:
-    environment = dict(plain["environment"])
-    environment["env_args"] = tuple(environment["env_args"])
-    rest = {key: value for key, value in plain.items() if key != "environment"}
-    rest["agent_args"] = tuple(rest["agent_args"])
-    rest["out"] = Path(rest["out"]) if rest["out"] else None
-    return Train(environment=EnvironmentOptions(**environment), **rest)
+    try:
+        environment = dict(plain["environment"])
+        environment["env_args"] = tuple(environment["env_args"])
+        rest = {key: value for key, value in plain.items() if key != "environment"}
+        rest["agent_args"] = tuple(rest["agent_args"])
+        rest["out"] = Path(rest["out"]) if rest["out"] else None
+        return Train(environment=EnvironmentOptions(**environment), **rest)
+    except (KeyError, TypeError) as error:
+        raise InvalidInputError(f"The run's config.json is broken: {error}.") from error

@@ -42,8 +42,27 @@ def error_of(capsys: pytest.CaptureFixture[str], *words: str) -> str:
         (("train", "--eval-episodes", "3"), "--eval-episodes must be at least"),
         (("train", "--device", "cuda:7"), "cuda:7"),
         (("train", "--resume", "nowhere"), "nowhere holds no run"),
-        (("train", "--env", "textrl/TextBandit-v0"), "needs tokenizer, prompts, reward"),
+        (("train", "--env", "textrl/TextBandit-v0"), "needs --model FOLDER, --prompts FILE"),
+        (("train", "--env", "CartPole-v1"), "'CartPole-v1' is no text environment"),
         (("train", "--model", "nowhere"), "nowhere"),
+        (("train", "--model", "./runs/modle"), "There is no folder ./runs/modle"),
+        (("train", "--agent", "my_agent.py"), "An agent in a file is FILE.py:CLASS"),
+        (("train", "--agent-args", "epochs=1.5"), "epochs must be int; got 1.5"),
+        (("train", "--agent-args", "epochs=true"), "epochs must be int; got True"),
+        (("train", "--agent-args", "learning_rate=abc"), "learning_rate must be a finite float"),
+        (("train", "--agent-args", "clip=null"), "clip must be a finite float; got None"),
+        (("train", "--agent-args", "clip=1", "clip=2"), "clip was given twice"),
+        (("train", "--agent-args", "standardise_advantages=no"), "must be bool; got 'no'"),
+        (("train", "--agent-args", "episodes_per_batch=63"), "at least --num-envs, 64"),
+        (("train", "--num-envs", "300", "--eval-episodes", "300"), "at least --num-envs, 300"),
+        (("train", "--seed", "-1"), "--seed must be in 0..2^63-1; got -1"),
+        (("train", "--kl-target", "nan"), "--kl-target must be positive; got nan"),
+        (("train", "--kl-coefficient", "inf"), "kl_coefficient must be a number"),
+        (("train", "--env-args", "keywords=5"), "keywords must be a sequence of words; got 5"),
+        (("train", "--max-new-tokens", "3", "--env-args", "max_new_tokens=4"), "given twice"),
+        (("train", "--device", "meta"), "Device 'meta' cannot be used"),
+        (("train", "--resume", ".", "--total-tokens", "9"), "Give it alone"),
+        (("evaluate", ".", "--threads", "0"), "--threads must be positive; got 0"),
         (("evaluate", "nowhere"), "nowhere holds no run"),
     ],
 )
@@ -74,6 +93,31 @@ def test_a_run_folder_that_is_not_empty_is_kept(
     (tmp_path / "mine.txt").write_text("precious")
     assert "is not empty" in error_of(capsys, "train", "--out", str(tmp_path))
     assert (tmp_path / "mine.txt").read_text() == "precious"
+
+
+@pytest.mark.parametrize("config", ["{bro", "{}", "[]", '{"options": {"num_evns": 3}}', ""])
+def test_a_broken_config_is_named(
+    config: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    (tmp_path / "config.json").write_text(config)
+    assert "config.json is broken" in error_of(capsys, "train", "--resume", str(tmp_path))
+
+
+def test_a_model_with_other_words_than_the_environment_is_refused(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    from tokenizers import Tokenizer, models
+    from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
+
+    words = {f"w{index}": index for index in range(60)}
+    PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
+        tokenizer_object=Tokenizer(models.WordLevel(words, unk_token="w0")), eos_token="w1"
+    ).save_pretrained(tmp_path)
+    config = GPT2Config(vocab_size=60, n_layer=1, n_embd=8, n_head=1, n_positions=64)
+    GPT2LMHeadModel(config).save_pretrained(tmp_path)
+    capsys.readouterr()  # what Transformers says while it saves
+    line = error_of(capsys, "train", "--model", str(tmp_path))
+    assert "The vocabularies do not match" in line
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")

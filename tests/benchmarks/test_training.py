@@ -104,7 +104,8 @@ def test_an_interrupt_keeps_what_was_learnt_and_says_how_to_go_on(
     wait_for_checkpoint(tmp_path / "run", process, 2)
     process.send_signal(signal.SIGINT)
 
-    printed = finish(process)
+    printed, _ = process.communicate(timeout=300)
+    assert process.returncode == 130
     assert "go on with: textrl train --resume run" in printed
     finish(start(["train", "--resume=run"], tmp_path))
     assert results(tmp_path / "run") == results(whole_run[0])

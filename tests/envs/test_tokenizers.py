@@ -49,12 +49,12 @@ def test_a_folder_that_has_changed_is_loaded_again(
 
 
 def test_a_folder_that_does_not_exist_is_named() -> None:
-    with pytest.raises(InvalidInputError, match=r"'/no/such/folder'\. There is no such folder"):
+    with pytest.raises(InvalidInputError, match="There is no folder /no/such/folder"):
         load_tokenizer("/no/such/folder")
 
 
 def test_a_folder_without_a_tokenizer_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InvalidInputError, match=r"Give a folder that holds tokenizer\.json"):
+    with pytest.raises(InvalidInputError, match=r"there is no tokenizer\.json in it"):
         load_tokenizer(str(tmp_path))
 
 

@@ -64,9 +64,11 @@ def keyword(
     Raises:
         InvalidInputError: no keyword, or one that is no word of the vocabulary.
     """
+    if not isinstance(keywords, tuple):
+        raise InvalidInputError(f"keywords must be a sequence of words; got {keywords!r}.")
     tokenizer = _tokenizer()
     automaton = ordered_keywords(
-        _keyword_ids(tuple(keywords), tokenizer),
+        _keyword_ids(keywords, tokenizer),
         vocabulary_size=len(tokenizer),
         eos_token_id=tokenizer.eos_token_id,
     )

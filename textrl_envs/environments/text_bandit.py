@@ -10,7 +10,12 @@ from textrl_envs.prompts import Prompt, PromptTable, read_prompts
 from textrl_envs.rewards.base import Reward
 from textrl_envs.rewards.loading import load_reward
 from textrl_envs.task import Task
-from textrl_envs.tokenizers import Tokenizer, check_tokenizer, load_tokenizer
+from textrl_envs.tokenizers import (
+    Tokenizer,
+    check_same_vocabulary,
+    check_tokenizer,
+    load_tokenizer,
+)
 
 __all__ = ["text_bandit"]
 
@@ -75,19 +80,20 @@ def text_bandit(
         prompts=table,
         reward=load_reward(reward),
         max_new_tokens=max_new_tokens,
-        stop=tuple([stop] if isinstance(stop, str) else stop),
-        load_reference=_reference_loader(reference, len(tokenizer), trust_remote_code),
+        stop=(stop,) if isinstance(stop, str) else _as_tuple(stop),
+        load_reference=_reference_loader(reference, tokenizer, trust_remote_code),
         kl_coefficient=kl_coefficient,
     )
 
 
 def _reference_loader(
     reference: Any,  # noqa: ANN401 - a name, a model, or None
-    vocabulary_size: int,
+    tokenizer: Tokenizer,
     trust_remote_code: bool,
 ) -> Callable[[], LanguageModel] | None:
     if reference is None:
         return None
+    vocabulary_size = len(tokenizer)
     if not isinstance(reference, str):
         if reference.vocabulary_size != vocabulary_size:
             raise InvalidInputError(
@@ -99,8 +105,13 @@ def _reference_loader(
     def load() -> LanguageModel:
         from textrl_envs.language_models.causal import CausalLanguageModel
 
+        check_same_vocabulary(reference, tokenizer)
         return CausalLanguageModel.load(
             reference, vocabulary_size=vocabulary_size, trust_remote_code=trust_remote_code
         )
 
     return load
+
+
+def _as_tuple(stop: Any) -> Any:  # noqa: ANN401 - the task refuses what is no sequence of texts
+    return tuple(stop) if isinstance(stop, list) else stop

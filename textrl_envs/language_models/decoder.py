@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from textrl_envs.errors import InvalidInputError
+from textrl_envs.files import check_not_missing
 from textrl_envs.language_models.prefix_reader import PrefixReader
 
 __all__ = ["Decoder", "choose_device", "load_causal_lm"]
@@ -29,10 +30,14 @@ def choose_device(name: str = "auto") -> torch.device:
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        return torch.empty(0, device=name).device
+        probe = torch.zeros(1, device=name)
+        probe.item()  # "meta" holds no numbers
     except (RuntimeError, AssertionError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise InvalidInputError(f"Device {name!r} cannot be used: {reason} Try 'cpu'.") from error
+        reason = str(error).strip().splitlines()[0].partition(" device type at start")[0]
+        raise InvalidInputError(
+            f"Device {name!r} cannot be used ({reason:.120}). Try 'cpu' or 'cuda'."
+        ) from error
+    return probe.device
 
 
 def load_causal_lm(path: str, *, trust_remote_code: bool = False) -> Any:  # noqa: ANN401
@@ -44,6 +49,7 @@ def load_causal_lm(path: str, *, trust_remote_code: bool = False) -> Any:  # noq
     from transformers import AutoModelForCausalLM
 
     folder = Path(path)
+    check_not_missing(path)
     if folder.is_dir():
         _check_folder(folder)
     try:

@@ -100,10 +100,13 @@ def _check(
     reward: Reward, key: str, values: Scores, prompts: Sequence[str], responses: Sequence[str]
 ) -> NDArray[np.float64]:
     try:
+        if values is None:
+            raise TypeError("None is no number")
         array = np.asarray(values, dtype=np.float64)
     except (TypeError, ValueError, RuntimeError) as error:
         raise RewardError(
-            f"{_name(reward)} must return {len(responses)} numbers as {key!r}; got {values!r:.200}."
+            f"{_name(reward)} must return one number a response as {key!r}; got {values!r:.200}; "
+            f"{_quote(prompts, responses, 0)}{_and_others(len(responses))}."
         ) from error
     if array.shape != (len(responses),):
         raise RewardError(

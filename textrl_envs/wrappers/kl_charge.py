@@ -78,8 +78,10 @@ class AdaptiveCoefficient:
 
     def __post_init__(self) -> None:
         for name in ("value", "target", "horizon", "clip", "batch_size"):
-            if not getattr(self, name) > 0:
-                raise InvalidInputError(f"{name} must be positive; got {getattr(self, name)}.")
+            if not 0 < getattr(self, name) < np.inf:
+                raise InvalidInputError(
+                    f"{name} must be positive and finite; got {getattr(self, name)}."
+                )
 
     def observe(self, episode_kl: Floats) -> None:
         """Takes note of finished episodes, shape (n,), in nats; changes β with each full batch."""

@@ -131,6 +131,10 @@ class Policy(nn.Module, ABC):
             actions.cpu().numpy(), _float64(chosen), _float64(entropies), self.next_values(obs)
         )
 
+    def check_length(self, length: int) -> None:
+        """Raises InvalidInputError if texts of that many tokens are too long for the network."""
+        self._decoder.reader.check_length(length)
+
     def forget(self) -> None:
         """Drops what is remembered between calls: the next numbers are fresh, to the last bit."""
         self._decoder.reader.forget()

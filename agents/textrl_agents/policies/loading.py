@@ -10,6 +10,7 @@ from textrl_agents.policies.residual import ResidualPolicy
 from textrl_envs.errors import InvalidInputError, nearest
 from textrl_envs.language_models.causal import CausalLanguageModel, check_vocabulary
 from textrl_envs.language_models.decoder import load_causal_lm
+from textrl_envs.tokenizers import check_same_vocabulary
 
 __all__ = ["load_policy", "make_policy"]
 
@@ -35,12 +36,15 @@ def make_policy(
     """
     task = envs.unwrapped.task
     if model is not None:
-        return CausalLMPolicy(
+        check_same_vocabulary(model, task.tokenizer)
+        policy: Policy = CausalLMPolicy(
             load_causal_lm(model),
             vocabulary_size=task.vocabulary_size,
             temperature=temperature,
             device=device,
         )
+        policy.check_length(task.max_tokens)
+        return policy
     reference = envs.unwrapped.reference
     if reference is None:
         raise InvalidInputError(
@@ -49,7 +53,9 @@ def make_policy(
         )
     check_vocabulary(reference.vocabulary_size, task.vocabulary_size)
     if isinstance(reference, CausalLanguageModel):
-        return CausalLMPolicy.of_reference(reference, temperature=temperature)
+        policy = CausalLMPolicy.of_reference(reference, temperature=temperature)
+        policy.check_length(task.max_tokens)
+        return policy
     return ResidualPolicy(
         reference, max_tokens=task.max_tokens, seed=seed, temperature=temperature, device=device
     )

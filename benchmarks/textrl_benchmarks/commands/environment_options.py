@@ -10,7 +10,7 @@ import gymnasium as gym
 from textrl_envs.errors import InvalidInputError, nearest
 from textrl_envs.registration import IDS, register_all
 
-__all__ = ["EnvironmentOptions", "make_environment", "read_settings"]
+__all__ = ["EnvironmentOptions", "check_numbers", "make_environment", "read_settings"]
 
 register_all()
 
@@ -46,7 +46,20 @@ class EnvironmentOptions:
         if self.model is not None and self.env.startswith("textrl/TextBandit"):
             given |= {"tokenizer": self.model, "reference": self.model}
         set_ones = {key: value for key, value in given.items() if value is not None}
-        return {**set_ones, **read_settings(self.env_args)}
+        further = read_settings(self.env_args)
+        if twice := (set_ones.keys() - {"tokenizer", "reference"}) & further.keys():
+            raise InvalidInputError(f"{min(twice)} was given twice: as a flag and by --env-args.")
+        parameters = {**set_ones, **further}
+        if self.env.startswith("textrl/TextBandit"):
+            _check_bandit(parameters)
+        return parameters
+
+
+def _check_bandit(parameters: dict[str, Any]) -> None:
+    flags = {"tokenizer": "--model FOLDER", "prompts": "--prompts FILE", "reward": "--reward NAME"}
+    missing = [flag for name, flag in flags.items() if name not in parameters]
+    if missing:
+        raise InvalidInputError(f"textrl/TextBandit needs {', '.join(missing)}.")
 
 
 def make_environment(env: str, parameters: dict[str, Any], num_envs: int) -> Any:  # noqa: ANN401
@@ -59,9 +72,12 @@ def make_environment(env: str, parameters: dict[str, Any], num_envs: int) -> Any
     if name not in gym.registry and ":" not in env:
         raise InvalidInputError(f"Unknown environment {env!r}. {nearest(env, IDS)}")
     try:
-        return gym.make_vec(env, num_envs=num_envs, **parameters)
+        envs = gym.make_vec(env, num_envs=num_envs, **parameters)
     except (gym.error.Error, ModuleNotFoundError) as error:
         raise InvalidInputError(f"Cannot make the environment {env!r}: {error}") from error
+    if not hasattr(envs.unwrapped, "task"):
+        raise InvalidInputError(f"{env!r} is no text environment. {nearest(env, IDS)}")
+    return envs
 
 
 def read_settings(settings: Sequence[str]) -> dict[str, Any]:
@@ -78,8 +94,24 @@ def read_settings(settings: Sequence[str]) -> dict[str, Any]:
         name, equals, value = setting.partition("=")
         if not equals or not name:
             raise InvalidInputError(f"Expected NAME=VALUE; got {setting!r}.")
+        if name in read:
+            raise InvalidInputError(f"{name} was given twice.")
         try:
             read[name] = json.loads(value)
         except json.JSONDecodeError:
             read[name] = value.replace("\\n", "\n")
     return read
+
+
+def check_numbers(options: Any, *, positive: Sequence[str]) -> None:  # noqa: ANN401 - a command
+    """Checks flags that are numbers, and the seed.
+
+    Raises:
+        InvalidInputError: one that is not positive, or a seed outside 0..2^63-1.
+    """
+    for name in positive:
+        if not 0 < getattr(options, name) < float("inf"):
+            flag = name.replace("_", "-")
+            raise InvalidInputError(f"--{flag} must be positive; got {getattr(options, name)}.")
+    if not 0 <= options.seed < 2**63:
+        raise InvalidInputError(f"--seed must be in 0..2^63-1; got {options.seed}.")

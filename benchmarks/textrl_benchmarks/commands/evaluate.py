@@ -8,7 +8,11 @@ from typing import Annotated
 import tyro
 from rich.console import Console
 
-from textrl_benchmarks.commands.environment_options import EnvironmentOptions, make_environment
+from textrl_benchmarks.commands.environment_options import (
+    EnvironmentOptions,
+    check_numbers,
+    make_environment,
+)
 from textrl_envs.errors import InvalidInputError
 
 __all__ = ["Evaluate"]
@@ -49,6 +53,7 @@ class Evaluate:
         from textrl_benchmarks.run_folder import RunFolder
         from textrl_envs.wrappers.vector import KLPenalty
 
+        check_numbers(self, positive=("episodes", "num_envs", "threads"))
         if self.episodes < max(2, self.num_envs):
             raise InvalidInputError(
                 f"--episodes must be at least --num-envs, {self.num_envs}, and 2; "

@@ -1,14 +1,18 @@
 """`textrl train`: environment, agent, training, evaluation, and a folder with all of it."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated
 
 import tyro
 
 from textrl_benchmarks.commands.environment_options import EnvironmentOptions
+from textrl_envs.errors import InvalidInputError
 
 __all__ = ["Train"]
+
+INTERRUPTED = 130
+"""Exit status of a command that Ctrl-C ended, as shells have it: a script should not go on."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,9 +25,9 @@ class Train:
     agent: str = "ppo"
     """The algorithm: ppo, reinforce, an installed agent, or path/to/file.py:MyAgent."""
     agent_args: tuple[str, ...] = ()
-    """Settings of the agent as NAME=VALUE, such as learning_rate=1e-3 epochs=2."""
+    """Settings of the agent as NAME=VALUE, such as learning_rate=1e-3; docs/settings.md has all."""
     total_tokens: int = 150_000
-    """The budget, in generated tokens."""
+    """The budget, in generated tokens. The batch that reaches it is finished."""
     num_envs: int = 64
     """Rows that generate at once."""
     seed: int = 0
@@ -31,7 +35,7 @@ class Train:
     kl_target: float | None = None
     """Adapt β towards this KL, in nats an episode, beginning from the environment's β."""
     eval_episodes: int = 512
-    """Episodes of the evaluation at the end."""
+    """Episodes of the evaluation at the end, at least num-envs."""
     eval_prompts: str | None = None
     """Held-out prompts to evaluate on, a JSONL file, for textrl/TextBandit-v0."""
     out: Path | None = None
@@ -52,7 +56,9 @@ class Train:
         from textrl_benchmarks.training import resume, train
 
         if self.resume is None:
-            train(self)
-        else:
-            resume(self.resume)
-        return 0
+            return 0 if train(self) else INTERRUPTED
+        if replace(self, resume=None) != Train():
+            raise InvalidInputError(
+                "--resume goes on with the options that the run was begun with. Give it alone."
+            )
+        return 0 if resume(self.resume) else INTERRUPTED

@@ -90,7 +90,7 @@ def test_a_reference_folder_of_too_small_a_vocabulary_is_refused(
         ({"prompt_field": "question"}, r"no field 'question'"),
         ({"reward": "no_such_module:reward"}, "Cannot import the reward module"),
         ({"reward": 3}, "A reward must be a function or an instance"),
-        ({"tokenizer": "/no/such/folder"}, "Cannot load a tokenizer from '/no/such/folder'"),
+        ({"tokenizer": "/no/such/folder"}, "There is no folder /no/such/folder"),
         ({"tokenizer": 3}, "Tokenizer 'int' has no EOS token"),
         ({"template": "w2"}, r"Expected a template with \{prompt\}"),
         ({"max_prompt_tokens": 1}, "max_prompt_tokens is 1"),

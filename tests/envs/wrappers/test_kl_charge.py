@@ -89,7 +89,9 @@ def test_a_state_goes_on_where_it_was_taken() -> None:
 @pytest.mark.parametrize("name", ["value", "target", "horizon", "clip", "batch_size"])
 @pytest.mark.parametrize("number", [0, -1, float("nan")])
 def test_numbers_must_be_positive(name: str, number: float) -> None:
-    with pytest.raises(InvalidInputError, match=f"{name} must be positive; got {number}"):
+    with pytest.raises(
+        InvalidInputError, match=f"{name} must be positive and finite; got {number}"
+    ):
         beta(**{name: number})
 
 
