@@ -106,7 +106,7 @@ def check_tokenizer(tokenizer: Any, name: str) -> Tokenizer:  # noqa: ANN401 - a
 class DecodedTexts(Sequence[str]):
     """Texts that are decoded when they are first read.
 
-    Rewards over token ids never read them, and decoding costs more than a whole step of the
+    Rewards over token ids never read them, and decoding would slow down every step of the
     environment.
 
     Args:

@@ -226,7 +226,7 @@ def test_the_minibatches_must_fit_the_batch() -> None:
         ({"gae_lambda": 1.5}, r"gae_lambda must be in \[0, 1\]; got 1.5"),
         ({"target_kl": 0.0}, "target_kl must be positive or None; got 0.0"),
         ({"learning_rate": -1e-3}, "learning_rate must be positive or None; got -0.001"),
-        ({"learning_rate": math.nan}, "learning_rate must be .* or None; got nan"),
+        ({"learning_rate": math.nan}, "learning_rate must be a finite float or None; got nan"),
     ],
 )
 def test_a_setting_outside_its_range_is_refused(settings: dict[str, Any], message: str) -> None:

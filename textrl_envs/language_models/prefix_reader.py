@@ -54,7 +54,7 @@ class PrefixReader:
 
     def forget(self) -> None:
         """Drops everything remembered. Called by itself when the weights have changed."""
-        self._parameters = tuple(self._trunk.parameters())  # walking them costs as much as a layer
+        self._parameters = tuple(self._trunk.parameters())  # walking the modules is slow
         self._cache: SlotCache | None = None
         self._ids: NDArray[np.int64] = np.zeros((0, 0), np.int64)
         self._lengths: NDArray[np.int64] = np.zeros(0, np.int64)

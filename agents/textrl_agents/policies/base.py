@@ -190,8 +190,8 @@ class Policy(nn.Module, ABC):
 def sample(log_probs: Tensor, uniforms: Tensor) -> Tensor:
     """Draws a token a row by inverting the cumulative distribution.
 
-    One uniform number a row, made by the caller's generator, so that CPU and GPU draw alike; and
-    many times faster than `torch.multinomial` over large vocabularies.
+    One uniform number a row, made by the caller's generator and not by the device's; and faster
+    than `torch.multinomial`.
 
     Args:
         log_probs: [B, V], in nats.
