@@ -144,7 +144,7 @@ class TextEnv(gym.Env[Any, Any]):
 def draw_prompt(generator: np.random.Generator, number: int) -> int:
     """Draws a prompt index uniformly from 0..number-1.
 
-    A float is drawn faster than `Generator.integers` draws, and its 53 bits are uniform enough: no index is
-    off by more than number / 2^53.
+    A float is drawn faster than `Generator.integers` draws, and its 53 bits are uniform enough: no
+    index is off by more than number / 2^53.
     """
     return int(generator.random() * number)
