@@ -13,7 +13,7 @@ from textrl_envs.tokenizers import Tokenizer
 __all__ = ["Task"]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Task:
     """One text bandit: prompts, the limit of a response, and its score.
 

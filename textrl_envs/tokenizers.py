@@ -17,6 +17,7 @@ __all__ = [
     "check_same_vocabulary",
     "check_tokenizer",
     "load_tokenizer",
+    "word_tokenizer",
 ]
 
 
@@ -45,6 +46,33 @@ def load_tokenizer(name: str, *, trust_remote_code: bool = False) -> Tokenizer:
     """
     check_not_missing(name)
     return _load(name, stamp(name), trust_remote_code)
+
+
+@functools.lru_cache(maxsize=64)
+def word_tokenizer(words: tuple[str, ...]) -> Tokenizer:
+    """Makes a tokenizer of whole words, each with its place as id.
+
+    Args:
+        words: "<pad>", "<eos>", and all others. Texts are cut at white space.
+
+    >>> word_tokenizer(("<pad>", "<eos>", "a", "b")).encode("b a <eos>")
+    [3, 2, 1]
+    """
+    import tokenizers
+    from tokenizers import models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    made = tokenizers.Tokenizer(
+        models.WordLevel({word: i for i, word in enumerate(words)}, unk_token=words[0])
+    )
+    made.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    made.add_special_tokens(list(words[:2]))
+    return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
+        tokenizer_object=made,
+        eos_token=words[1],
+        pad_token=words[0],
+        clean_up_tokenization_spaces=False,
+    )
 
 
 def check_same_vocabulary(folder: str, tokenizer: Any) -> None:  # noqa: ANN401 - any tokenizer

@@ -160,7 +160,7 @@ def test_a_json_line_of_a_prompts_file_is_named_by_number(
     from textrl_envs.data import data_file
 
     PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
-        tokenizer_file=str(data_file("keyword/tokenizer.json")), eos_token="<eos>"
+        tokenizer_file=str(data_file("stories/tokenizer.json")), eos_token="<eos>"
     ).save_pretrained(tmp_path / "tokenizer")
     prompts = tmp_path / "prompts.jsonl"
     prompts.write_text(json.dumps({"prompt": "the sailor"}) + "\n{broken\n")

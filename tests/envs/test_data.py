@@ -38,16 +38,16 @@ def copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_a_file_that_was_changed_is_refused(copied: Path) -> None:
-    path = copied / "keyword" / "tokenizer.json"
+    path = copied / "stories" / "tokenizer.json"
     path.write_text(path.read_text().replace("lantern", "Lantern"))
     with pytest.raises(InvalidInputError, match="is not the file that belongs to this version"):
-        data_file("keyword/tokenizer.json")
+        data_file("stories/tokenizer.json")
 
 
 def test_a_file_that_is_missing_is_refused(copied: Path) -> None:
-    (copied / "keyword" / "bigram.safetensors").unlink()
+    (copied / "stories" / "bigram.safetensors").unlink()
     with pytest.raises(InvalidInputError, match=r"bigram\.safetensors is not the file"):
-        data_file("keyword/bigram.safetensors")
+        data_file("stories/bigram.safetensors")
 
 
 def test_the_command_makes_the_same_files_again(tmp_path: Path) -> None:
@@ -56,11 +56,11 @@ def test_the_command_makes_the_same_files_again(tmp_path: Path) -> None:
     shipped = json.loads((FOLDER / "manifest.json").read_text())
     assert made["command"] == shipped["command"] == "python -m textrl_envs.data.build"
     assert (
-        sha256(tmp_path / "keyword" / "tokenizer.json")
-        == shipped["sha256"]["keyword/tokenizer.json"]
+        sha256(tmp_path / "stories" / "tokenizer.json")
+        == shipped["sha256"]["stories/tokenizer.json"]
     )
     tables = [
-        NGramModel.load(folder / "keyword" / "bigram.safetensors").table
+        NGramModel.load(folder / "stories" / "bigram.safetensors").table
         for folder in (tmp_path, FOLDER)
     ]
     # Not compared by hash: the last bit of a logarithm differs between processors.

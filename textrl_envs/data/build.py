@@ -14,26 +14,33 @@ __all__ = ["build"]
 
 
 def build(folder: Path = FOLDER) -> None:
-    """Writes the tokenizer and the bigram model of the Keyword environments, and the manifest."""
-    (folder / "keyword").mkdir(parents=True, exist_ok=True)
-    word_ids = {word: index for index, word in enumerate(VOCABULARY)}
-    tokenizer = Tokenizer(models.WordLevel(word_ids, unk_token=PAD))
-    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    tokenizer.add_special_tokens([PAD, EOS])
-    tokenizer.save(str(folder / "keyword" / "tokenizer.json"))
-
-    sequences = [
-        [word_ids[word] for word in story] for story in stories(np.random.default_rng(0), 20_000)
-    ]
-    model = NGramModel.fit(sequences, vocabulary_size=len(VOCABULARY), order=2)
-    model.save(folder / "keyword" / "bigram.safetensors")
-
-    names = ["keyword/tokenizer.json", "keyword/bigram.safetensors"]
+    """Writes the files of the stories, and the manifest."""
+    names = build_stories(folder)
     manifest = {
         "command": "python -m textrl_envs.data.build",
         "sha256": {name: sha256(folder / name) for name in names},
     }
     (folder / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n")
+
+
+def build_stories(folder: Path) -> list[str]:
+    """Writes a tokenizer, a bigram model of short stories and a trigram model of long ones."""
+    (folder / "stories").mkdir(parents=True, exist_ok=True)
+    word_ids = {word: index for index, word in enumerate(VOCABULARY)}
+    tokenizer = Tokenizer(models.WordLevel(word_ids, unk_token=PAD))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer.add_special_tokens([PAD, EOS])
+    tokenizer.save(str(folder / "stories" / "tokenizer.json"))
+    short = stories(np.random.default_rng(0), 20_000)
+    long = stories(np.random.default_rng(1), 20_000, mean_sentences=6)
+    for name, texts, order in (("bigram", short, 2), ("trigram", long, 3)):
+        sequences = [[word_ids[word] for word in text] for text in texts]
+        model = NGramModel.fit(sequences, vocabulary_size=len(VOCABULARY), order=order)
+        model.save(folder / "stories" / f"{name}.safetensors")
+    return [f"stories/{name}" for name in FILES]
+
+
+FILES = ("tokenizer.json", "bigram.safetensors", "trigram.safetensors")
 
 
 if __name__ == "__main__":

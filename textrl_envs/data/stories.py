@@ -38,13 +38,24 @@ VOCABULARY = (
 """Every word, its id being its place."""
 
 
-def stories(rng: np.random.Generator, number: int) -> Iterator[list[str]]:
-    """Yields stories as lists of words, with the ":" that precedes a story and the EOS after it."""
+def stories(
+    rng: np.random.Generator, number: int, *, mean_sentences: float | None = None
+) -> Iterator[list[str]]:
+    """Yields stories as lists of words, with the ":" that precedes a story and the EOS after it.
+
+    Args:
+        rng: decides the words.
+        number: of stories.
+        mean_sentences: of a long story, whose length is geometric; None for short ones of one to
+            three sentences.
+    """
     for _ in range(number):
-        words = [":"]
-        for _ in range(1 + int(rng.binomial(2, 0.3))):
-            words += _sentence(rng)
-        yield [*words, EOS]
+        if mean_sentences is None:
+            count = 1 + int(rng.binomial(2, 0.3))
+        else:
+            count = int(rng.geometric(1 / mean_sentences))
+        sentences = [_sentence(rng) for _ in range(count)]
+        yield [":", *(word for sentence in sentences for word in sentence), EOS]
 
 
 def _sentence(rng: np.random.Generator) -> list[str]:

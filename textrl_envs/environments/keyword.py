@@ -2,31 +2,17 @@
 
 import functools
 
-from textrl_envs.data import data_file
-from textrl_envs.data.stories import VOCABULARY
-from textrl_envs.errors import InvalidInputError, nearest
-from textrl_envs.language_models.ngram import NGramModel
-from textrl_envs.prompts import Prompt, PromptTable
+from textrl_envs.environments.story_tasks import (
+    bigram,
+    keyword_ids,
+    story_prompts,
+    story_tokenizer,
+)
+from textrl_envs.prompts import PromptTable
 from textrl_envs.rewards.automaton import AutomatonReward, ordered_keywords
 from textrl_envs.task import Task
-from textrl_envs.tokenizers import Tokenizer
 
 __all__ = ["keyword"]
-
-OPENINGS = (
-    "the cold",
-    "a bright",
-    "the sailor",
-    "a child",
-    "the tall farmer",
-    "a quiet baker",
-    "the young",
-    "a small",
-)
-"""How the story begins in each of the eight prompts.
-
-None begins another: else the same text could be reached at two times, and would not show how many
-tokens remain."""
 
 
 @functools.cache
@@ -64,50 +50,17 @@ def keyword(
     Raises:
         InvalidInputError: no keyword, or one that is no word of the vocabulary.
     """
-    if not isinstance(keywords, tuple):
-        raise InvalidInputError(f"keywords must be a sequence of words; got {keywords!r}.")
-    tokenizer = _tokenizer()
+    tokenizer = story_tokenizer()
     automaton = ordered_keywords(
-        _keyword_ids(keywords, tokenizer),
+        keyword_ids(keywords),
         vocabulary_size=len(tokenizer),
         eos_token_id=tokenizer.eos_token_id,
     )
-    request = f"tell of {' and '.join(keywords)} :"
-    prompts = [
-        Prompt(text=f"{request} {opening}", metadata={"automaton": 0}) for opening in OPENINGS
-    ]
     return Task(
         tokenizer=tokenizer,
-        prompts=PromptTable(prompts, tokenizer),
+        prompts=PromptTable(story_prompts(f"tell of {' and '.join(keywords)} :"), tokenizer),
         reward=AutomatonReward([automaton]),
         max_new_tokens=max_new_tokens,
-        load_reference=_reference,
+        load_reference=bigram,
         kl_coefficient=kl_coefficient,
     )
-
-
-def _keyword_ids(keywords: tuple[str, ...], tokenizer: Tokenizer) -> list[int]:
-    words = VOCABULARY[2:]  # without padding and EOS
-    if not keywords:
-        raise InvalidInputError("keywords needs at least one word; got none.")
-    for word in keywords:
-        if word not in words:
-            raise InvalidInputError(f"{word!r} is no word of the stories. {nearest(word, words)}")
-    return [tokenizer.encode(word)[0] for word in keywords]
-
-
-@functools.cache
-def _tokenizer() -> Tokenizer:
-    from transformers import PreTrainedTokenizerFast
-
-    return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
-        tokenizer_file=str(data_file("keyword/tokenizer.json")),
-        eos_token="<eos>",
-        pad_token="<pad>",
-        clean_up_tokenization_spaces=False,
-    )
-
-
-@functools.cache
-def _reference() -> NGramModel:
-    return NGramModel.load(data_file("keyword/bigram.safetensors"))
