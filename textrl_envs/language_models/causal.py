@@ -121,7 +121,10 @@ class CausalLanguageModel:
 
     def _log_softmax(self, hidden: Tensor) -> Tensor:
         logits = self._decoder.head(hidden)[..., : self._vocabulary_size]
-        log_probs: Tensor = logits.float().log_softmax(-1)
+        # Half precision is too coarse for a log-ratio; float64 stays what it is.
+        log_probs: Tensor = logits.to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(
+            -1
+        )
         return log_probs
 
     def _right_padded(self, input_ids: Any, attention_mask: Any) -> Tensor:  # noqa: ANN401

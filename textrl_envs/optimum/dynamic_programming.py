@@ -58,7 +58,8 @@ def soft_values(mdp: TextMDP, kl_coefficient: float) -> Floats:
         payoff /= kl_coefficient
         payoff += mdp.log_ref
         values[time] = kl_coefficient * _log_sum_exp(payoff)
-    return values[:-1]
+    found: Floats = values[:-1]
+    return found
 
 
 def optimal_log_probs(mdp: TextMDP, values: Floats, kl_coefficient: float) -> TabularPolicy:

@@ -70,7 +70,9 @@ class RewardLaw:
         """
         # From the top: 1 − F is what remains above, exact where F is nearly 1.
         above = np.append(np.cumsum(self.probs[::-1])[::-1], 0.0)  # P(score ≥ r_i), then 0
-        log_below = np.log1p(-np.minimum(above, 1.0), where=above < 1, out=np.full(len(above), -np.inf))
+        log_below = np.log1p(
+            -np.minimum(above, 1.0), where=above < 1, out=np.full(len(above), -np.inf)
+        )
         powers = np.exp(number * log_below)  # F_{i-1}^n for each i, then 1
         return self._point(np.diff(powers))
 

@@ -107,7 +107,7 @@ def check_prompts(task: Task) -> None:
         if rows[other].startswith(rows[one]):
             raise InvalidInputError(
                 f"Expected prompts of which none begins another; {table.texts[one]!r} begins "
-                f"{table.texts[other]!r}. A policy could not tell them apart, so no optimum is known."
+                f"{table.texts[other]!r}. A policy could not tell them apart; no optimum is known."
             )
 
 

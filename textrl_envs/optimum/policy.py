@@ -32,7 +32,7 @@ class OptimalPolicy:
     @property
     def vocabulary_size(self) -> int:
         """V."""
-        return self._mdp.log_ref.shape[1]
+        return int(self._mdp.log_ref.shape[1])
 
     def advantages(self, obs: Any) -> Floats:  # noqa: ANN401 - either form
         """Returns A*(s, a) = r(s, a) + V*(s') − V*(s), (B, V), in units of the score.
@@ -63,7 +63,8 @@ class OptimalPolicy:
         """Draws a token for each observation, (B,)."""
         cumulative = np.exp(self.next_log_probs(obs)).cumsum(axis=1)
         targets = rng.random(len(cumulative)) * cumulative[:, -1]
-        return (cumulative <= targets[:, None]).sum(axis=1)
+        actions: NDArray[np.int64] = (cumulative <= targets[:, None]).sum(axis=1)
+        return actions
 
     def forget(self) -> None:
         """Does nothing: nothing is remembered."""

@@ -90,7 +90,7 @@ class _Tree:
         following = np.zeros(log_ref.shape, np.int64)
         following[parents, tokens] = self._count + np.arange(len(parents))
         self._count += len(parents)
-        scores, measures = self._score(level, *np.nonzero(is_end), log_ref.shape)
+        scores, measures = self._score(level, is_end)
         self._log_ref.append(log_ref)
         self._next.append(following)
         self._scores.append(scores)
@@ -111,15 +111,18 @@ class _Tree:
             end_scores=scores,
             end_measures={
                 name: np.concatenate(
-                    [m.get(name, np.zeros(s.shape)) for m, s in zip(self._measures, self._scores)]
+                    [
+                        measures.get(name, np.zeros(scored.shape))
+                        for measures, scored in zip(self._measures, self._scores, strict=True)
+                    ]
                 )
                 for name in sorted(names)
             },
         )
 
-    def _score(
-        self, level: _Level, parents: Ints, tokens: Ints, shape: tuple[int, ...]
-    ) -> tuple[Floats, dict[str, Floats]]:
+    def _score(self, level: _Level, is_end: NDArray[np.bool_]) -> tuple[Floats, dict[str, Floats]]:
+        """Scores the responses that end with the marked tokens, (n, V); 0 elsewhere."""
+        (parents, tokens), shape = np.nonzero(is_end), is_end.shape
         scores = np.zeros(shape)
         if not len(parents):
             return scores, {}

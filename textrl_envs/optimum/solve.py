@@ -90,9 +90,7 @@ class Optimum:
         laws = self.laws(measure)
         return [_mean([law.optimal(beta) for law in laws]) for beta in kl_coefficients]
 
-    def best_of(
-        self, numbers: Sequence[int], *, measure: str | None = None
-    ) -> list[FrontierPoint]:
+    def best_of(self, numbers: Sequence[int], *, measure: str | None = None) -> list[FrontierPoint]:
         """Returns reward and KL of the best of n samples of the reference, for each n, exactly."""
         laws = self.laws(measure)
         return [_mean([law.best_of(number) for law in laws]) for number in numbers]

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from textrl_envs.errors import InvalidInputError
+from textrl_envs.rewards.base import RewardOutput
 
 __all__ = ["Automaton", "AutomatonReward", "ordered_keywords"]
 
@@ -87,8 +88,8 @@ class AutomatonReward:
         prompt_ids: Sequence[NDArray[np.int64]],
         response_ids: Sequence[NDArray[np.int64]],
         metadata: Sequence[Mapping[str, Any]],
-    ) -> tuple[NDArray[np.float64], dict[str, NDArray[np.float64]]]:
-        """Returns B scores, and B values of each measure; reads token ids alone."""
+    ) -> RewardOutput:
+        """Returns B scores, and B values of each measure if any; reads token ids alone."""
         automata = [self.automata[about["automaton"]] for about in metadata]
         read = [a.read(ids) for a, ids in zip(automata, response_ids, strict=True)]
         measures = {
@@ -97,7 +98,8 @@ class AutomatonReward:
             )
             for name in self.automata[0].measures
         }
-        return np.array([score for _, score in read]), measures
+        scores = np.array([score for _, score in read])
+        return (scores, measures) if measures else scores
 
 
 def ordered_keywords(
