@@ -12,6 +12,16 @@ IDS = {
         "keyword",
         "sparse credit: write a story that mentions two words in order",
     ),
+    "textrl/KeywordDense-v0": ("keyword_dense", "dense credit: the same, and each word is paid"),
+    "textrl/LongKeyword-v0": ("long_keyword", "a long horizon: two words many sentences apart"),
+    "textrl/ExactLength-v0": ("exact_length", "EOS: end after exactly so many words"),
+    "textrl/Brackets-v0": ("brackets", "structure: close all brackets"),
+    "textrl/Parity-v0": ("parity", "no partial signal: ones a multiple of three"),
+    "textrl/Passcode-v0": ("passcode", "exploration: one code among ten thousand"),
+    "textrl/SumVerify-v0": ("sum_verify", "verified answers: another one to each prompt"),
+    "textrl/Format-v0": ("format_records", "format: match a regular expression"),
+    "textrl/LengthHack-v0": ("length_hack", "a degenerate optimum: length is the reward"),
+    "textrl/Mixture-v0": ("mixture", "differences between prompts: easy to impossible"),
     "textrl/TextBandit-v0": ("text_bandit", "your own tokenizer, prompts and reward"),
 }
 """id -> (task in `textrl_envs.environments`, what the environment isolates)."""

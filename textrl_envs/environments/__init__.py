@@ -15,6 +15,16 @@ __all__ = ["TASKS", "build_task"]
 
 TASKS = {
     "keyword": "textrl_envs.environments.keyword:keyword",
+    "keyword_dense": "textrl_envs.environments.keyword_dense:keyword_dense",
+    "long_keyword": "textrl_envs.environments.long_keyword:long_keyword",
+    "exact_length": "textrl_envs.environments.exact_length:exact_length",
+    "brackets": "textrl_envs.environments.brackets:brackets",
+    "parity": "textrl_envs.environments.parity:parity",
+    "passcode": "textrl_envs.environments.passcode:passcode",
+    "sum_verify": "textrl_envs.environments.sum_verify:sum_verify",
+    "format_records": "textrl_envs.environments.format:format_records",
+    "length_hack": "textrl_envs.environments.length_hack:length_hack",
+    "mixture": "textrl_envs.environments.mixture:mixture",
     "text_bandit": "textrl_envs.environments.text_bandit:text_bandit",
 }
 

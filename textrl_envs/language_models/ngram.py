@@ -85,6 +85,21 @@ class NGramModel:
 
         return cls(load_file(path)["log_probs"])
 
+    def with_more_tokens(self, count: int, *, uniform_weight: float = 1e-3) -> "NGramModel":
+        """Returns the model of a vocabulary with `count` more tokens, which hardly ever follow.
+
+        Args:
+            count: tokens to add behind those there are.
+            uniform_weight: share of the uniform distribution that is mixed into every row.
+                Contexts with a new token are uniform.
+        """
+        old, size = self.vocabulary_size, self.vocabulary_size + count
+        table = np.full((size,) * self.order, 1 / size)
+        known = (slice(old),) * (self.order - 1)
+        table[known] = uniform_weight / size
+        table[(*known, slice(old))] += (1 - uniform_weight) * np.exp(self.table)
+        return NGramModel(np.log(table))
+
     def save(self, path: str | Path) -> None:
         """Writes the table to a safetensors file."""
         from safetensors.numpy import save_file

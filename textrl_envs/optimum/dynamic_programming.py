@@ -51,24 +51,23 @@ class Expectations:
 
 
 def soft_values(mdp: TextMDP, kl_coefficient: float) -> Floats:
-    """Returns V*_t of each node, (T, N): the most that can be had from there on."""
+    """Returns V*_t of each node, (T + 1, N): the most that can be had from there on; 0 at T."""
     values = np.zeros((mdp.limit + 1, len(mdp.log_ref)))
     for time in reversed(range(mdp.limit)):
         payoff = mdp.payoff(time, values[time + 1], mdp.token_scores, mdp.end_scores)
         payoff /= kl_coefficient
         payoff += mdp.log_ref
         values[time] = kl_coefficient * _log_sum_exp(payoff)
-    found: Floats = values[:-1]
-    return found
+    return values
 
 
 def optimal_log_probs(mdp: TextMDP, values: Floats, kl_coefficient: float) -> TabularPolicy:
     """Returns π*(a|s) = π_ref(a|s) exp((r(s,a) + V_{t+1}(s') − V_t(s)) / β), for `expectations`."""
 
     def at(time: int) -> Floats:
-        following = values[time + 1] if time + 1 < mdp.limit else np.zeros(len(mdp.log_ref))
-        payoff = mdp.payoff(time, following, mdp.token_scores, mdp.end_scores)
-        return mdp.log_ref + (payoff - values[time][:, None]) / kl_coefficient
+        payoff = mdp.payoff(time, values[time + 1], mdp.token_scores, mdp.end_scores)
+        advantages: Floats = payoff - values[time][:, None]
+        return mdp.log_ref + advantages / kl_coefficient
 
     return at
 

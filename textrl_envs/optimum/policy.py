@@ -20,13 +20,13 @@ class OptimalPolicy:
 
     Args:
         mdp: the environment's graph, N nodes.
-        values: V*_t of each node, (T, N).
+        values: V*_t of each node, (T + 1, N).
         kl_coefficient: β.
     """
 
     def __init__(self, mdp: TextMDP, values: Floats, kl_coefficient: float) -> None:
         self._mdp = mdp
-        self._values = np.concatenate([values, np.zeros((1, values.shape[1]))])
+        self._values = values
         self._kl_coefficient = kl_coefficient
 
     @property

@@ -1,8 +1,8 @@
 """Rewards that a finite automaton computes from the token ids: those whose optimum is known."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,7 +10,9 @@ from numpy.typing import NDArray
 from textrl_envs.errors import InvalidInputError
 from textrl_envs.rewards.base import RewardOutput
 
-__all__ = ["Automaton", "AutomatonReward", "ordered_keywords"]
+__all__ = ["Automaton", "AutomatonReward", "build_automaton", "ordered_keywords"]
+
+State = TypeVar("State", bound=Hashable)
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +102,48 @@ class AutomatonReward:
         }
         scores = np.array([score for _, score in read])
         return (scores, measures) if measures else scores
+
+
+def build_automaton(
+    first: State,
+    step: Callable[[State, int], State],
+    score: Callable[[State], float],
+    *,
+    vocabulary_size: int,
+    measures: Mapping[str, Callable[[State], float]] | None = None,
+) -> Automaton:
+    """Returns the automaton of a rule: states of any kind, and what a token does to them.
+
+    Args:
+        first: the state before any token.
+        step: state and token -> next state. Few states may be reachable.
+        score: state at the end -> score.
+        vocabulary_size: V; tokens are 0..V-1.
+        measures: name -> further number of a state at the end.
+
+    >>> parity = build_automaton(0, lambda odd, token: odd ^ (token == 2), float, vocabulary_size=3)
+    >>> parity.score(np.array([2, 1, 2, 2]))
+    1.0
+    """
+    states, rows = {first: 0}, []
+    waiting = [first]
+    for state in waiting:  # grows while it is gone through
+        row = []
+        for token in range(vocabulary_size):
+            following = step(state, token)
+            if following not in states:
+                states[following] = len(states)
+                waiting.append(following)
+            row.append(states[following])
+        rows.append(row)
+    return Automaton(
+        np.array(rows),
+        np.array([score(state) for state in waiting], np.float64),
+        measures={
+            name: np.array([measure(state) for state in waiting], np.float64)
+            for name, measure in (measures or {}).items()
+        },
+    )
 
 
 def ordered_keywords(

@@ -47,7 +47,7 @@ def test_each_prompt_is_scored_by_its_own_automaton() -> None:
         response_ids=ids,
         metadata=[{"automaton": 1}, {"automaton": 0}],
     )
-    assert scores.tolist() == [0.0, 1.0]
+    assert np.asarray(scores).tolist() == [0.0, 1.0]
 
 
 @pytest.mark.parametrize(
