@@ -5,6 +5,7 @@ append(tokens, rows)        writes a token a row and finds out which rows end
 score(rows)                 calls the reward on the rows that ended
 """
 
+from collections.abc import Sequence
 from enum import IntEnum
 from typing import Any
 
@@ -105,9 +106,13 @@ class TextCore:
         return ended
 
     def score(
-        self, rows: NDArray[np.int64]
+        self, rows: NDArray[np.int64], generators: Sequence[np.random.Generator]
     ) -> tuple[NDArray[np.float64], dict[str, NDArray[np.float64]]]:
-        """Returns the scores of rows that ended, and what else the reward reports of them.
+        """Returns what is paid for rows that ended, and what else the reward reports of them.
+
+        Args:
+            rows: that ended, B of them.
+            generators: one a row; each gives one number where the task has noise, else none.
 
         Raises:
             RewardError: the reward raised, or gave other than finite numbers.
@@ -115,7 +120,7 @@ class TextCore:
         table = self.task.prompts
         index = self.prompt_index[rows].tolist()
         responses = [self.response_ids(row) for row in rows]
-        return score_responses(
+        scores, extras = score_responses(
             self.task.reward,
             [table.texts[i] for i in index],
             DecodedTexts(self.task.tokenizer, responses),
@@ -123,6 +128,10 @@ class TextCore:
             response_ids=responses,
             metadata=[table.metadata[i] for i in index],
         )
+        if self.task.noise is None:
+            return scores, extras
+        uniforms = np.array([generator.random() for generator in generators])
+        return self.task.noise(scores, uniforms), {"noiseless_score": scores, **extras}
 
     def prompt_ids(self, row: int) -> NDArray[np.int64]:
         """Returns a copy of the row's prompt, without padding."""

@@ -22,6 +22,16 @@ IDS = {
     "textrl/Format-v0": ("format_records", "format: match a regular expression"),
     "textrl/LengthHack-v0": ("length_hack", "a degenerate optimum: length is the reward"),
     "textrl/Mixture-v0": ("mixture", "differences between prompts: easy to impossible"),
+    "textrl/KLTrade-v0": ("kl_trade", "KL against reward: graded word weights"),
+    "textrl/Classification-v0": ("classification", "classification: the sentiment of a review"),
+    "textrl/Tagging-v0": ("tagging", "entity tagging: a tag for every word of the sentence"),
+    "textrl/Noisy-v0": ("noisy", "noise: a judge who errs, the optimum unchanged"),
+    "textrl/ProxyReward-v0": (
+        "proxy_reward",
+        "over-optimisation: a reward model, gold in the info",
+    ),
+    "textrl/Safe-v0": ("safe", "a constraint: reward subject to a cost"),
+    "textrl/Imitate-v0": ("imitate", "demonstrations: rare success, but shown"),
     "textrl/TextBandit-v0": ("text_bandit", "your own tokenizer, prompts and reward"),
 }
 """id -> (task in `textrl_envs.environments`, what the environment isolates)."""

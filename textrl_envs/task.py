@@ -4,10 +4,12 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from textrl_envs.demonstrations import Demonstrations
 from textrl_envs.errors import InvalidInputError
 from textrl_envs.language_models.base import LanguageModel
 from textrl_envs.prompts import PromptTable
 from textrl_envs.rewards.base import Reward
+from textrl_envs.rewards.noise import ScoreNoise
 from textrl_envs.tokenizers import Tokenizer
 
 __all__ = ["Task"]
@@ -26,6 +28,8 @@ class Task:
         load_reference: gives the reference model of the KL penalty; called when first asked for,
             so that an environment alone never loads a large model.
         kl_coefficient: β, the price of one nat of KL in units of the score.
+        noise: changes what is paid for a score at random, without changing its mean.
+        load_demonstrations: gives responses to learn from, where the task has some.
 
     Raises:
         InvalidInputError: `max_new_tokens` under 1, an empty stop text, or a negative β.
@@ -38,6 +42,8 @@ class Task:
     stop: Sequence[str] = ()
     load_reference: Callable[[], LanguageModel] | None = None
     kl_coefficient: float = 0.0
+    noise: ScoreNoise | None = None
+    load_demonstrations: Callable[[], Demonstrations] | None = None
 
     def __post_init__(self) -> None:
         limit = self.max_new_tokens

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from textrl_envs.actions import read_action
 from textrl_envs.core import TextCore
+from textrl_envs.demonstrations import Demonstrations
 from textrl_envs.environments import build_task
 from textrl_envs.errors import InvalidInputError
 from textrl_envs.language_models.base import LanguageModel
@@ -97,7 +98,7 @@ class TextEnv(gym.Env[Any, Any]):
         reward, extras = 0.0, {}
         if ended:
             self._is_running = False
-            scores, more = self._core.score(_ROW)
+            scores, more = self._core.score(_ROW, [self.np_random])
             reward = float(scores[0])
             extras = {"score": reward, **{key: float(x[0]) for key, x in more.items()}}
         return self._observe(), reward, ended, False, {**self._info(), **extras}
@@ -124,6 +125,11 @@ class TextEnv(gym.Env[Any, Any]):
     def kl_coefficient(self) -> float:
         """β: the price of one nat of KL, in units of the score."""
         return self.task.kl_coefficient
+
+    @property
+    def demonstrations(self) -> Demonstrations | None:
+        """Responses to learn from, where the task has some; loaded when first asked for."""
+        return self.task.load_demonstrations() if self.task.load_demonstrations else None
 
     def _observe(self) -> Observation:
         if self.obs_mode == "flat":

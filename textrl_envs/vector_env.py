@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from textrl_envs.actions import read_actions
 from textrl_envs.core import TextCore
+from textrl_envs.demonstrations import Demonstrations
 from textrl_envs.environments import build_task
 from textrl_envs.errors import InvalidInputError
 from textrl_envs.language_models.base import LanguageModel
@@ -146,7 +147,7 @@ class TextVectorEnv(VectorEnv[Any, Any, Any]):
         if not ended.size:
             return self._observe(), rewards, terminated, truncated, self._infos()
 
-        scores, extras = self._core.score(ended)
+        scores, extras = self._core.score(ended, [self._generators[row] for row in ended.tolist()])
         rewards[ended] = scores
         terminated[ended] = True
         self._is_running[ended] = False
@@ -191,6 +192,11 @@ class TextVectorEnv(VectorEnv[Any, Any, Any]):
     def kl_coefficient(self) -> float:
         """β: the price of one nat of KL, in units of the score."""
         return self.task.kl_coefficient
+
+    @property
+    def demonstrations(self) -> Demonstrations | None:
+        """Responses to learn from, where the task has some; loaded when first asked for."""
+        return self.task.load_demonstrations() if self.task.load_demonstrations else None
 
     def _seed_rows(self, seed: int | Sequence[int | None] | None, mask: NDArray[np.bool_]) -> None:
         """Gives generators to the rows of a mask that got a seed, and to all that have none yet."""

@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from textrl_envs.language_models.sampling import draw
 from textrl_envs.optimum.mdp import TextMDP
 
 __all__ = ["OptimalPolicy"]
@@ -61,10 +62,7 @@ class OptimalPolicy:
 
     def act(self, obs: Any, rng: np.random.Generator) -> NDArray[np.int64]:  # noqa: ANN401
         """Draws a token for each observation, (B,)."""
-        cumulative = np.exp(self.next_log_probs(obs)).cumsum(axis=1)
-        targets = rng.random(len(cumulative)) * cumulative[:, -1]
-        actions: NDArray[np.int64] = (cumulative <= targets[:, None]).sum(axis=1)
-        return actions
+        return draw(self.next_log_probs(obs), rng)
 
     def forget(self) -> None:
         """Does nothing: nothing is remembered."""
