@@ -53,8 +53,8 @@ def make(
     Args:
         name: "ppo", "reinforce", an installed agent, or `path/to/file.py:MyAgent`.
         envs: the environment it is to learn in; gives the vocabulary and the reference.
-        policy: a policy, or a Transformers folder to train; None makes the one that suits the
-            environment (`textrl_agents.policies.make_policy`).
+        policy: a policy, a Transformers folder to train, or "table" (`TablePolicy`); None makes the
+            one that suits the environment (`textrl_agents.policies.make_policy`).
         seed: of the policy's new weights, and of all sampling.
         device: "auto", "cpu", "cuda", ...
         settings: fields of the agent's config, such as `learning_rate=1e-3`.

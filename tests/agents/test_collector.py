@@ -33,7 +33,7 @@ from tests.agents.tiny import (
 )
 from textrl_agents.collector import Collector
 from textrl_agents.episodes import Episodes
-from textrl_agents.policies import CausalLMPolicy, FixedPolicy, Policy, PolicyStep
+from textrl_agents.policies import CausalLMPolicy, FixedPolicy, NetworkPolicy, Policy, PolicyStep
 from textrl_envs.core import FinishReason
 from textrl_envs.errors import InvalidInputError
 from textrl_envs.language_models.ngram import NGramModel
@@ -315,6 +315,7 @@ def policies() -> dict[str, Callable[[], tuple[Task, Policy]]]:
 def test_what_was_noted_while_acting_equals_the_training_forward(kind: str) -> None:
     """Rows of all lengths, begun at different steps: the cache must not mix them up."""
     task, policy = policies()[kind]()
+    assert isinstance(policy, NetworkPolicy)
     with torch.no_grad():
         policy.value_head.weight.normal_(generator=torch.Generator().manual_seed(0))
     episodes = Collector(with_kl(task, policy)).collect(policy, 60, seed=[0])

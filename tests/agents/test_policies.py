@@ -33,6 +33,7 @@ from tests.agents.tiny import (
 from textrl_agents.policies import (
     CausalLMPolicy,
     FixedPolicy,
+    NetworkPolicy,
     Policy,
     ResidualPolicy,
     load_policy,
@@ -212,7 +213,7 @@ def test_left_padding_and_other_forms_of_an_observation_change_nothing(kind: str
         left["input_ids"][row, -len(text) :] = text
         left["attention_mask"][row, -len(text) :] = 1
     for obs in (left, flat):
-        policy._decoder.reader.forget()
+        policy.forget()
         np.testing.assert_allclose(policy.next_log_probs(obs), expected, rtol=0, atol=1e-5)
 
 
@@ -241,6 +242,7 @@ def counted_forwards(policy: Policy) -> Iterator[list[int]]:
     def note(module: Any, args: Any, kwargs: dict[str, Any]) -> None:
         seen.append(kwargs["input_ids"].numel())
 
+    assert isinstance(policy, NetworkPolicy)
     hook = policy.trunk.register_forward_pre_hook(note, with_kwargs=True)
     try:
         yield seen
@@ -265,8 +267,7 @@ def test_the_kl_wrapper_may_ask_again_for_free(kind: str) -> None:
 def expect_change(policy: Policy, obs: Any, before: Floats) -> None:
     after = policy.next_log_probs(obs)
     assert np.abs(after - before).max() > 1e-4
-    policy._decoder.reader.forget()
-    policy._memo = None
+    policy.forget()
     np.testing.assert_allclose(policy.next_log_probs(obs), after, rtol=0, atol=1e-6)
 
 

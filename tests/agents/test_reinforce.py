@@ -16,6 +16,7 @@ from tests.agents.tiny import (
 )
 from textrl_agents.collector import Collector
 from textrl_agents.episodes import Episodes
+from textrl_agents.policies import NetworkPolicy
 from textrl_agents.reinforce import REINFORCE, REINFORCEConfig
 from textrl_envs.errors import InvalidInputError
 
@@ -144,6 +145,7 @@ def test_the_logged_losses_do_not_depend_on_the_micro_batches() -> None:
 def test_the_value_is_trained_only_where_it_is_the_baseline() -> None:
     for baseline, is_trained in (("value", True), ("none", False), ("leave_one_out", False)):
         agent, episodes = small_batch()
+        assert isinstance(agent.policy, NetworkPolicy)
         before = agent.policy.value_head.weight.clone()
         update(with_baseline(agent, baseline), episodes)
         assert torch.equal(agent.policy.value_head.weight, before) is not is_trained

@@ -17,7 +17,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import Tensor
 
 from textrl_agents.episodes import Episodes
-from textrl_agents.policies import CausalLMPolicy, Policy, ResidualPolicy
+from textrl_agents.policies import CausalLMPolicy, NetworkPolicy, Policy, ResidualPolicy
 from textrl_envs.core import FinishReason
 from textrl_envs.language_models.causal import CausalLanguageModel
 from textrl_envs.language_models.ngram import NGramModel
@@ -373,6 +373,7 @@ class Exact:
 
 def next_outputs(twin: Policy, prefixes: Sequence[Response]) -> tuple[Tensor, Tensor]:
     """Returns log π(.|prefix) [n, V] and the value [n] of prefixes of one length."""
+    assert isinstance(twin, NetworkPolicy)
     ids = torch.tensor(prefixes)
     hidden = twin.trunk(input_ids=ids, use_cache=False).last_hidden_state[:, -1]
     if isinstance(twin, ResidualPolicy):

@@ -65,6 +65,20 @@ class TextMDP:
         later += token_values
         return later
 
+    def walk(self, prompt_index: Ints, response_ids: Ints) -> Ints:
+        """Returns the node before each token of whole responses, (B, T).
+
+        Args:
+            prompt_index: (B,).
+            response_ids: (B, T); the nodes behind an end mean nothing.
+        """
+        nodes = np.zeros(response_ids.shape, np.int64)
+        node = self.starts[prompt_index]
+        for time in range(response_ids.shape[1]):
+            nodes[:, time] = node
+            node = self.next_nodes[node, response_ids[:, time]]
+        return nodes
+
     def locate(self, obs: Any) -> tuple[Ints, Ints, NDArray[np.bool_]]:  # noqa: ANN401
         """Finds observations on the graph.
 

@@ -1,17 +1,21 @@
-"""Policies: Transformers language models with a value head, and small networks over a reference."""
+"""Policies: Transformers models with a value head, small networks over a reference, tables."""
 
 from textrl_agents.policies.base import Policy, PolicyStep, TokenEvaluation
 from textrl_agents.policies.causal_lm import CausalLMPolicy
 from textrl_agents.policies.fixed import FixedPolicy
 from textrl_agents.policies.loading import load_policy, make_policy
+from textrl_agents.policies.network import NetworkPolicy
 from textrl_agents.policies.residual import ResidualPolicy
+from textrl_agents.policies.table import TablePolicy
 
 __all__ = [
     "CausalLMPolicy",
     "FixedPolicy",
+    "NetworkPolicy",
     "Policy",
     "PolicyStep",
     "ResidualPolicy",
+    "TablePolicy",
     "TokenEvaluation",
     "load_policy",
     "make_policy",

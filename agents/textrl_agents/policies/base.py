@@ -1,8 +1,10 @@
-"""Policy: a Transformers trunk with two heads, asked a token at a time or for whole episodes.
+"""Policy: what every trainable policy answers, a token at a time or for whole episodes.
 
 step(obs, rng)            act: a token a row, with its log-prob, entropy and value
-log_probs(obs, actions)   what the KL wrapper asks; free after `step` on the same observation
+log_probs(obs, actions)   what the KL wrapper asks
 evaluate(episodes)        the training forward, with gradients
+
+`network.py` has the policies that are Transformers networks, `table.py` the one that is a table.
 """
 
 from abc import ABC, abstractmethod
@@ -14,14 +16,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.nn.utils import skip_init
 
 from textrl_agents.episodes import Episodes
 from textrl_envs.errors import InvalidInputError
-from textrl_envs.language_models.decoder import Decoder
-from textrl_envs.language_models.prefix_reader import weights_version
 
-__all__ = ["Policy", "PolicyStep", "TokenEvaluation"]
+__all__ = ["Policy", "PolicyStep", "TokenEvaluation", "sample"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +38,7 @@ class PolicyStep:
 
 @dataclass(frozen=True, slots=True)
 class TokenEvaluation:
-    """The M response tokens of some episodes, row by row, with gradients. Float32 (M,)."""
+    """The M response tokens of some episodes, row by row, with gradients, (M,)."""
 
     log_probs: Tensor
     entropies: Tensor
@@ -47,11 +46,10 @@ class TokenEvaluation:
 
 
 class Policy(nn.Module, ABC):
-    """Base of the policies. A subclass says how logits come from hidden states.
+    """Base of the policies. A subclass says what distribution and value a text has.
 
     Args:
-        decoder: trunk and head.
-        vocabulary_size: V of the environment; logits beyond it are left out.
+        vocabulary_size: V of the environment.
         temperature: divides the logits, in sampling and in every log-probability alike.
 
     Raises:
@@ -61,23 +59,12 @@ class Policy(nn.Module, ABC):
     default_learning_rate: ClassVar[float]
     """What suits Adam where the user says nothing."""
 
-    def __init__(self, decoder: Decoder, *, vocabulary_size: int, temperature: float = 1.0) -> None:
+    def __init__(self, *, vocabulary_size: int, temperature: float = 1.0) -> None:
         super().__init__()
         if not temperature > 0:
             raise InvalidInputError(f"temperature must be positive; got {temperature}.")
-        self.trunk = decoder.trunk
-        width: int = decoder.trunk.config.hidden_size  # type: ignore[assignment, union-attr]
-        # Not initialised, so that no generator is drawn from.
-        self.value_head: nn.Linear = skip_init(nn.Linear, width, 1)  # type: ignore[no-untyped-call]
-        # Zero, so that the first advantages are not the noise of a random value.
-        nn.init.zeros_(self.value_head.weight)
-        nn.init.zeros_(self.value_head.bias)
-        self.to(decoder.device)
-        self._decoder = decoder
         self._vocabulary_size = vocabulary_size
         self.temperature = temperature
-        self._memo: tuple[Any, Tensor] | None = None
-        self._weights: tuple[nn.Parameter, ...] = ()
         self.eval()
 
     def train(self, mode: bool = True) -> Self:
@@ -92,15 +79,23 @@ class Policy(nn.Module, ABC):
     @property
     def device(self) -> torch.device:
         """Where the weights are."""
-        return self.value_head.weight.device
+        return next(self.parameters()).device
 
     @abstractmethod
-    def next_logits(self, hidden: Tensor, obs: Any) -> Tensor:  # noqa: ANN401 - either form
-        """Returns the logits after each observation, [B, H] -> [B, V]."""
+    def _read(self, obs: Any) -> tuple[Tensor, Tensor]:  # noqa: ANN401 - either form
+        """Returns log-probabilities [B, V] of the next tokens, in nats, and values [B]."""
 
     @abstractmethod
-    def episode_logits(self, hidden: Tensor, episodes: Episodes) -> Tensor:
-        """Returns the logits of M response tokens from the hidden states before them, [M, V]."""
+    def _read_episodes(self, episodes: Episodes) -> tuple[Tensor, Tensor]:
+        """Returns the same before each of M response tokens, row by row, with gradients."""
+
+    @abstractmethod
+    def check_length(self, length: int) -> None:
+        """Raises InvalidInputError if texts of that many tokens are too long."""
+
+    @abstractmethod
+    def forget(self) -> None:
+        """Drops what is remembered between calls: the next numbers are fresh, to the last bit."""
 
     @abstractmethod
     def save(self, folder: Path) -> None:
@@ -120,71 +115,40 @@ class Policy(nn.Module, ABC):
             rng: gives one uniform number a row.
             greedy: take the likeliest token; its log-probability is still that of sampling.
         """
-        log_probs = self._next_log_probs(obs)  # [B, V]
+        log_probs, values = self._read(obs)  # [B, V], [B]
         if greedy:
             actions = log_probs.argmax(-1)
         else:
             actions = sample(log_probs, torch.from_numpy(rng.random(len(log_probs))))
         chosen = log_probs.gather(1, actions[:, None])[:, 0]
-        entropies = _entropy(log_probs)
+        entropies = entropy(log_probs)
         return PolicyStep(
-            actions.cpu().numpy(), _float64(chosen), _float64(entropies), self.next_values(obs)
+            actions.cpu().numpy(), _float64(chosen), _float64(entropies), _float64(values)
         )
-
-    def check_length(self, length: int) -> None:
-        """Raises InvalidInputError if texts of that many tokens are too long for the network."""
-        self._decoder.reader.check_length(length)
-
-    def forget(self) -> None:
-        """Drops what is remembered between calls: the next numbers are fresh, to the last bit."""
-        self._decoder.reader.forget()
-        self._memo = None
 
     @torch.no_grad()
     def next_values(self, obs: Any) -> NDArray[np.float64]:  # noqa: ANN401 - either form
         """Returns the value of each observation, shape (B,)."""
-        return _float64(self.value_head(self._decoder.reader.read(obs).float())[:, 0])
+        return _float64(self._read(obs)[1])
 
     @torch.no_grad()
     def log_probs(self, obs: Any, actions: NDArray[np.integer[Any]]) -> NDArray[np.float64]:  # noqa: ANN401
         """Returns the log-probability of each action in each observation, in nats, (B,)."""
-        log_probs = self._next_log_probs(obs)
+        log_probs, _ = self._read(obs)
         chosen = torch.as_tensor(np.asarray(actions), device=log_probs.device)[:, None]
         return _float64(log_probs.gather(1, chosen)[:, 0])
 
     @torch.no_grad()
     def next_log_probs(self, obs: Any) -> NDArray[np.float64]:  # noqa: ANN401 - either form
         """Returns the log-probabilities of all next tokens, in nats, (B, V)."""
-        return _float64(self._next_log_probs(obs))
+        return _float64(self._read(obs)[0])
 
     def evaluate(self, episodes: Episodes) -> TokenEvaluation:
         """Returns log-prob, entropy and value of every response token, with gradients."""
-        rows, columns = episodes.response_places()
-        ids = np.where(episodes.attention_mask != 0, episodes.input_ids, 0)
-        hidden = self._decoder.hidden(torch.from_numpy(ids).to(self.device))  # [B, L, H]
-        # A token is predicted from the column before it: the last of the prompt, for the first.
-        before = hidden[rows, columns - 1]  # [M, H]
-        logits = self.episode_logits(before, episodes).float() / self.temperature
-        log_probs = logits.log_softmax(-1)
-        tokens = torch.from_numpy(ids[rows, columns]).to(self.device)
-        return TokenEvaluation(
-            log_probs.gather(1, tokens[:, None])[:, 0],
-            _entropy(log_probs),
-            self.value_head(before.float())[:, 0],
-        )
-
-    def _weights_version(self) -> tuple[int, ...]:
-        if not self._weights:
-            self._weights = tuple(self.parameters())
-        return weights_version(self._weights)
-
-    def _next_log_probs(self, obs: Any) -> Tensor:  # noqa: ANN401 - either form
-        hidden = self._decoder.reader.read(obs)
-        key = (self._decoder.reader.version, len(hidden), self._weights_version(), self.temperature)
-        if self._memo is None or self._memo[0] != key:
-            logits = self.next_logits(hidden, obs).float() / self.temperature
-            self._memo = key, logits.log_softmax(-1)
-        return self._memo[1]
+        log_probs, values = self._read_episodes(episodes)
+        tokens = episodes.input_ids[episodes.response_places()]
+        chosen = torch.from_numpy(tokens).to(log_probs.device)[:, None]
+        return TokenEvaluation(log_probs.gather(1, chosen)[:, 0], entropy(log_probs), values)
 
 
 def sample(log_probs: Tensor, uniforms: Tensor) -> Tensor:
@@ -206,7 +170,7 @@ def sample(log_probs: Tensor, uniforms: Tensor) -> Tensor:
     return torch.searchsorted(cumulative, targets, right=True)[:, 0]
 
 
-def _entropy(log_probs: Tensor) -> Tensor:
+def entropy(log_probs: Tensor) -> Tensor:
     """Returns −Σ p log p over the last axis; a token of probability 0 adds nothing."""
     is_impossible = log_probs == -torch.inf
     return -(log_probs.exp() * log_probs.masked_fill(is_impossible, 0.0)).sum(-1)

@@ -10,14 +10,14 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from textrl_agents.episodes import Episodes
-from textrl_agents.policies.base import Policy
+from textrl_agents.policies.network import NetworkPolicy
 from textrl_envs.language_models.causal import CausalLanguageModel, check_vocabulary
 from textrl_envs.language_models.decoder import Decoder, choose_device, load_causal_lm
 
 __all__ = ["CausalLMPolicy"]
 
 
-class CausalLMPolicy(Policy):
+class CausalLMPolicy(NetworkPolicy):
     """The whole language model is trained; a linear value head reads its last hidden state.
 
     Args:

@@ -7,6 +7,7 @@ from typing import Any
 from textrl_agents.policies.base import Policy
 from textrl_agents.policies.causal_lm import CausalLMPolicy
 from textrl_agents.policies.residual import ResidualPolicy
+from textrl_agents.policies.table import TablePolicy
 from textrl_envs.errors import InvalidInputError, nearest
 from textrl_envs.language_models.causal import CausalLanguageModel, check_vocabulary
 from textrl_envs.language_models.decoder import load_causal_lm
@@ -14,7 +15,11 @@ from textrl_envs.tokenizers import check_same_vocabulary
 
 __all__ = ["load_policy", "make_policy"]
 
-KINDS: dict[str, type[Policy]] = {"causal_lm": CausalLMPolicy, "residual": ResidualPolicy}
+KINDS: dict[str, type[Policy]] = {
+    "causal_lm": CausalLMPolicy,
+    "residual": ResidualPolicy,
+    "table": TablePolicy,
+}
 
 
 def make_policy(
@@ -27,14 +32,16 @@ def make_policy(
 ) -> Policy:
     """Makes a policy for an environment.
 
-    With `model`, a Transformers folder, that model is trained. Without, the environment's reference
-    decides: a copy of it is trained if it is a Transformers model, and a small network over its
-    logits if it is an n-gram model.
+    With `model`, a Transformers folder, that model is trained; "table" stands for a `TablePolicy`.
+    Without, the environment's reference decides: a copy of it is trained if it is a Transformers
+    model, and a small network over its logits if it is of another kind.
 
     Raises:
         InvalidInputError: neither model nor reference, or vocabularies that do not match.
     """
     task = envs.unwrapped.task
+    if model == "table":
+        return TablePolicy.of(envs, temperature=temperature)
     if model is not None:
         check_same_vocabulary(model, task.tokenizer)
         policy: Policy = CausalLMPolicy(

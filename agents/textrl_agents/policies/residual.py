@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.utils import skip_init
 
 from textrl_agents.episodes import Episodes
-from textrl_agents.policies.base import Policy
+from textrl_agents.policies.network import NetworkPolicy
 from textrl_envs.errors import InvalidInputError
 from textrl_envs.language_models.base import LanguageModel
 from textrl_envs.language_models.decoder import Decoder, choose_device
@@ -24,7 +24,7 @@ from textrl_envs.language_models.prefix_reader import PrefixReader
 __all__ = ["ResidualPolicy"]
 
 
-class ResidualPolicy(Policy):
+class ResidualPolicy(NetworkPolicy):
     """logits = log π_ref(. | text) + head(trunk(text)), the head being zero at first.
 
     Args:

@@ -1,0 +1,125 @@
+"""TablePolicy: a number for every token at every node of an exactly solved environment.
+
+It sees what matters of a text, and nothing has to be generalised: what an algorithm does by itself,
+without a network. And it is evaluated exactly, without sampling.
+"""
+
+import json
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import gymnasium as gym
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from textrl_agents.episodes import Episodes
+from textrl_agents.policies.base import Policy
+from textrl_envs.errors import InvalidInputError
+from textrl_envs.optimum.dynamic_programming import Expectations, expectations
+from textrl_envs.optimum.solve import build_mdp
+from textrl_envs.task import Task
+
+__all__ = ["TablePolicy"]
+
+MAX_NUMBERS = 20_000_000
+
+
+class TablePolicy(Policy):
+    """log π = log softmax(log π_ref + table[time, node]), the table being zero at first.
+
+    Args:
+        task: one whose optimum is exact; its nodes (`textrl_envs.optimum`) are the rows.
+        source: id and parameters that `gym.make` makes the task from, for `save`.
+        temperature: divides the logits.
+
+    Raises:
+        InvalidInputError: a task without exact optimum, or with too many nodes.
+    """
+
+    default_learning_rate: ClassVar[float] = 0.05
+
+    def __init__(
+        self, task: Task, *, source: dict[str, Any] | None = None, temperature: float = 1.0
+    ) -> None:
+        super().__init__(vocabulary_size=task.vocabulary_size, temperature=temperature)
+        self.mdp = build_mdp(task)
+        self._source = source
+        shape = (self.mdp.limit, *self.mdp.log_ref.shape)
+        if np.prod(shape) > MAX_NUMBERS:
+            raise InvalidInputError(
+                f"A table of {shape[0]} times, {shape[1]} nodes, {shape[2]} tokens is too large. "
+                "Lower max_new_tokens, or train a network."
+            )
+        self.table = nn.Parameter(torch.zeros(shape, dtype=torch.float64))
+        self.values = nn.Parameter(torch.zeros(shape[:2], dtype=torch.float64))
+        self._log_ref = torch.from_numpy(self.mdp.log_ref)
+
+    @classmethod
+    def of(cls, envs: Any, *, temperature: float = 1.0) -> Self:  # noqa: ANN401
+        """Makes the table of an environment, wrapped or not."""
+        base = envs.unwrapped
+        source = None
+        if base.spec is not None:
+            parameters = {k: v for k, v in base.spec.kwargs.items() if k not in _NO_PARAMETERS}
+            source = {"env_id": base.spec.id, "parameters": parameters}
+        return cls(base.task, source=source, temperature=temperature)
+
+    def exact(self) -> Expectations:
+        """Returns what the policy earns, pays in KL and measures, for each prompt, exactly."""
+        with torch.no_grad():
+            return expectations(self.mdp, lambda time: self._log_probs_at(time).numpy())
+
+    def check_length(self, length: int) -> None:
+        """Does nothing: the table has the environment's own length."""
+
+    def forget(self) -> None:
+        """Does nothing: nothing is remembered."""
+
+    def save(self, folder: Path) -> None:
+        """Writes the table and what its environment is made from.
+
+        Raises:
+            InvalidInputError: an environment that was not made by `gym.make`.
+        """
+        if self._source is None:
+            raise InvalidInputError(
+                "A table can be saved with an environment made by gym.make or gym.make_vec alone: "
+                "its rows mean nothing without it."
+            )
+        folder.mkdir(parents=True, exist_ok=True)
+        save_file(self.state_dict(), folder / "table.safetensors")
+        about = {"kind": "table", "temperature": self.temperature, **self._source}
+        (folder / "policy.json").write_text(json.dumps(about, indent=2) + "\n")
+
+    @classmethod
+    def load(cls, folder: Path, *, device: str = "auto") -> Self:
+        """Reads what `save` wrote."""
+        about = json.loads((folder / "policy.json").read_text())
+        env = gym.make(about["env_id"], **about["parameters"])
+        policy = cls.of(env, temperature=about["temperature"])
+        policy.load_state_dict(load_file(folder / "table.safetensors"))
+        return policy
+
+    def _log_probs_at(self, time: int) -> Tensor:
+        logits = (self._log_ref + self.table[time]) / self.temperature
+        return logits.log_softmax(-1)
+
+    def _rows(self, time: NDArray[np.int64], node: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
+        logits = (self._log_ref[node] + self.table[time, node]) / self.temperature
+        return logits.log_softmax(-1), self.values[time, node]
+
+    def _read(self, obs: Any) -> tuple[Tensor, Tensor]:  # noqa: ANN401 - either form
+        time, node, _ = self.mdp.locate(obs)
+        return self._rows(time, node)
+
+    def _read_episodes(self, episodes: Episodes) -> tuple[Tensor, Tensor]:
+        nodes = self.mdp.walk(episodes.prompt_index, episodes.response_ids)
+        mask = episodes.response_mask
+        times = np.broadcast_to(np.arange(mask.shape[1]), mask.shape)
+        return self._rows(times[mask], nodes[mask])
+
+
+_NO_PARAMETERS = ("task", "obs", "render_mode", "autoreset_mode", "num_envs")
