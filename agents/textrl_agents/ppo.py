@@ -1,13 +1,15 @@
 """PPO (Schulman et al. 2017, arXiv:1707.06347), policy and value clipped, on whole episodes."""
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from textrl_agents.advantages import generalised_advantages, standardise
+from textrl_agents.agent import Progress, TrainingLog
+from textrl_agents.demonstrations import demonstration_episodes
 from textrl_agents.episodes import Episodes
 from textrl_agents.kl import k3
 from textrl_agents.losses import clipped_policy_loss, clipped_value_loss, entropy_loss
@@ -36,6 +38,8 @@ class PPOConfig(OnPolicyConfig):
     """Shift and scale the advantages of a batch to mean 0 and deviation 1."""
     target_kl: float | None = None
     """Stop the epochs of a batch once KL(old ‖ new) exceeds this, in nats a token."""
+    demonstration_coefficient: float = 0.0
+    """Weight of the negative log-likelihood a token of the environment's demonstrations."""
 
     def __post_init__(self) -> None:
         OnPolicyConfig.__post_init__(self)
@@ -46,6 +50,8 @@ class PPOConfig(OnPolicyConfig):
         self.check("value_clip", self.value_clip > 0, "positive")
         self.check("value_coefficient", self.value_coefficient >= 0, "0 or more")
         self.check("gae_lambda", 0 <= self.gae_lambda <= 1, "in [0, 1]")
+        weight = self.demonstration_coefficient
+        self.check("demonstration_coefficient", weight >= 0, "0 or more")
         self.check("target_kl", self.target_kl is None or self.target_kl > 0, "positive or None")
 
 
@@ -61,6 +67,21 @@ class PPO(OnPolicyAgent):
     name: ClassVar[str] = "ppo"
     config_class: ClassVar[type[OnPolicyConfig]] = PPOConfig
     config: PPOConfig
+
+    _shown: Episodes | None = None
+    """The environment's demonstrations, where they are learnt from."""
+
+    def learn(
+        self,
+        envs: Any,  # noqa: ANN401 - a vector environment, wrapped or not
+        *,
+        total_tokens: int,
+        progress: Progress | None = None,
+    ) -> TrainingLog:
+        """Trains as the base class says; where they have a weight, on demonstrations too."""
+        if self.config.demonstration_coefficient:
+            self._shown = demonstration_episodes(envs)
+        return super().learn(envs, total_tokens=total_tokens, progress=progress)
 
     def update(self, episodes: Episodes, rng: np.random.Generator) -> dict[str, float]:
         """Takes `epochs` x `minibatches` steps, or fewer where `target_kl` says so."""
@@ -79,7 +100,7 @@ class PPO(OnPolicyAgent):
         for _ in range(self.config.epochs):
             order = rng.permutation(len(episodes))
             for rows in np.array_split(order, self.config.minibatches):
-                steps.append(self._step(episodes, np.sort(rows), advantages, targets))
+                steps.append(self._step(episodes, np.sort(rows), advantages, targets, rng))
             if self._is_far([step["update_kl"] for step in steps[-self.config.minibatches :]]):
                 break
         stats = {key: float(np.mean([step[key] for step in steps])) for key in steps[0]}
@@ -98,8 +119,9 @@ class PPO(OnPolicyAgent):
         rows: NDArray[np.int64],
         advantages: NDArray[np.float64],
         targets: NDArray[np.float64],
+        rng: np.random.Generator,
     ) -> dict[str, float]:
-        """Takes one optimiser's step on some of the episodes."""
+        """Takes one optimiser's step on some of the episodes, and as many demonstrations."""
         config, part = self.config, episodes.select(rows)
         mask = episodes.response_mask[rows]
         new = self.policy.evaluate(part)
@@ -120,6 +142,9 @@ class PPO(OnPolicyAgent):
         )
         entropy = entropy_loss(new.entropies, num_tokens=count)
         loss = policy + config.value_coefficient * value + config.entropy_coefficient * entropy
+        shown = self._demonstration_loss(len(rows), rng)
+        if shown is not None:
+            loss = loss + config.demonstration_coefficient * shown
         loss.backward()  # type: ignore[no-untyped-call]
         with torch.no_grad():
             log_ratio = new.log_probs - old_log_probs
@@ -132,7 +157,15 @@ class PPO(OnPolicyAgent):
             "clip_fraction": float(is_clipped.float().mean()),
             "ratio_error": float((log_ratio.exp() - 1).abs().max()),
             "gradient_norm": self.step_optimizer(),
+            **({} if shown is None else {"demonstration_loss": float(shown.detach())}),
         }
+
+    def _demonstration_loss(self, count: int, rng: np.random.Generator) -> torch.Tensor | None:
+        """Returns the mean of −log π over the tokens of some demonstrations, drawn at random."""
+        if self._shown is None:
+            return None
+        rows = rng.choice(len(self._shown), size=min(count, len(self._shown)), replace=False)
+        return -self.policy.evaluate(self._shown.select(np.sort(rows))).log_probs.mean()
 
     def _is_far(self, update_kl: list[float]) -> bool:
         limit = self.config.target_kl
