@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from textrl_envs.data.instructions import instructions
 from textrl_envs.errors import InvalidInputError
 from textrl_envs.language_models.base import LanguageModel
 from textrl_envs.prompts import Prompt, PromptTable, read_prompts
@@ -50,11 +51,13 @@ def text_bandit(
         v0: first version.
 
     Names instead of objects keep the environment's spec JSON: a folder or hub id for `tokenizer`
-    and `reference`, a path for `prompts`, `module:function` or `file.py:function` for `reward`.
+    and `reference`, a path or "instructions" for `prompts`, `module:function` or
+    `file.py:function` for `reward`.
 
     Args:
         tokenizer: a Transformers tokenizer with an EOS token, or where it is.
-        prompts: a JSONL file (`read_prompts`), or prompts.
+        prompts: a JSONL file (`read_prompts`), prompts, or, unless there is a file of that name,
+            "instructions": 1000 requests in ten categories (`textrl_envs.data.instructions`).
         reward: scores the batch of responses that ended (`textrl_envs.rewards.Reward`).
         max_new_tokens: the limit of a response.
         max_prompt_tokens: the longest prompt allowed; None takes the longest there is.
@@ -72,9 +75,12 @@ def text_bandit(
         tokenizer = load_tokenizer(tokenizer, trust_remote_code=trust_remote_code)
     else:
         check_tokenizer(tokenizer, type(tokenizer).__name__)
-    if isinstance(prompts, str | Path):
-        prompts = read_prompts(prompts, prompt_field=prompt_field)
-    table = PromptTable(prompts, tokenizer, template=template, max_prompt_tokens=max_prompt_tokens)
+    table = PromptTable(
+        _find_prompts(prompts, prompt_field),
+        tokenizer,
+        template=template,
+        max_prompt_tokens=max_prompt_tokens,
+    )
     return Task(
         tokenizer=tokenizer,
         prompts=table,
@@ -84,6 +90,17 @@ def text_bandit(
         load_reference=_reference_loader(reference, tokenizer, trust_remote_code),
         kl_coefficient=kl_coefficient,
     )
+
+
+def _find_prompts(
+    prompts: str | Path | Iterable[Prompt | str], prompt_field: str
+) -> Iterable[Prompt | str]:
+    # Whatever lies at the path comes first: a run records the path of what it finds there.
+    if isinstance(prompts, str) and prompts == "instructions" and not Path(prompts).exists():
+        return instructions()
+    if isinstance(prompts, str | Path):
+        return read_prompts(prompts, prompt_field=prompt_field)
+    return prompts
 
 
 def _reference_loader(

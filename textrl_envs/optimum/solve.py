@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from textrl_envs.errors import InvalidInputError
+from textrl_envs.language_models.top_k import TopKModel
 from textrl_envs.optimum.dynamic_programming import (
     Expectations,
     expectations,
@@ -23,7 +24,7 @@ from textrl_envs.optimum.prefix_tree import build_tree
 from textrl_envs.optimum.product import build_product, is_product
 from textrl_envs.task import Task
 
-__all__ = ["Optimum", "build_mdp", "optimum"]
+__all__ = ["Optimum", "build_mdp", "has_exact_optimum", "optimum"]
 
 Floats = NDArray[np.float64]
 
@@ -114,6 +115,18 @@ def optimum(env: Any, *, kl_coefficient: float | None = None) -> Optimum:  # noq
             f"for nothing; got {beta}."
         )
     return _solve(task, beta)
+
+
+def has_exact_optimum(env: Any) -> bool:  # noqa: ANN401 - a text environment or a Task
+    """Tells whether `optimum` is meant to succeed, without trying.
+
+    So it is for an n-gram reference with automata, and for a reference that keeps k tokens. Other
+    tasks may be small enough too; `optimum` finds out.
+    """
+    task = env if isinstance(env, Task) else env.unwrapped.task
+    if task.load_reference is None or task.kl_coefficient <= 0:
+        return False
+    return is_product(task) or isinstance(task.load_reference(), TopKModel)
 
 
 @functools.lru_cache(maxsize=8)
