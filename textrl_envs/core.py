@@ -106,7 +106,7 @@ class TextCore:
         return ended
 
     def score(
-        self, rows: NDArray[np.int64], generators: Sequence[np.random.Generator]
+        self, rows: NDArray[np.int64], generators: Sequence[np.random.Generator] = ()
     ) -> tuple[NDArray[np.float64], dict[str, NDArray[np.float64]]]:
         """Returns what is paid for rows that ended, and what else the reward reports of them.
 

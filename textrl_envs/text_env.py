@@ -61,6 +61,8 @@ class TextEnv(gym.Env[Any, Any]):
         **parameters: Any,  # noqa: ANN401 - whatever the task takes
     ) -> None:
         self.task = build_task(task, parameters)
+        self.source = {"task": task, "parameters": parameters} if isinstance(task, str) else None
+        """Name and parameters that `build_task` makes the task from again, if it has a name."""
         self.obs_mode = obs
         self.render_mode = render_mode
         self.observation_space = observation_space(

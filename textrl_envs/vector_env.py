@@ -64,6 +64,8 @@ class TextVectorEnv(VectorEnv[Any, Any, Any]):
         if num_envs < 1:
             raise InvalidInputError(f"num_envs must be at least 1; got {num_envs}.")
         self.task = build_task(task, parameters)
+        self.source = {"task": task, "parameters": parameters} if isinstance(task, str) else None
+        """Name and parameters that `build_task` makes the task from again, if it has a name."""
         self.num_envs = num_envs
         self.obs_mode = obs
         self.render_mode = render_mode

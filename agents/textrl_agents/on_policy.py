@@ -21,6 +21,7 @@ from textrl_agents.policies.base import Policy
 from textrl_agents.policies.loading import load_policy
 from textrl_envs.errors import InvalidInputError
 from textrl_envs.files import read_json
+from textrl_envs.optimum import has_exact_optimum, optimum
 from textrl_envs.wrappers.kl_charge import AdaptiveCoefficient, KLCharge
 from textrl_envs.wrappers.vector import KLPenalty
 
@@ -150,12 +151,14 @@ class OnPolicyAgent(ABC):
         self.iteration += 1
         self.tokens += episodes.num_tokens
         _keep_coefficient(collector.envs, self.memory)
+        value = float(episodes.returns.mean())
         return {
             "iteration": self.iteration,
             "tokens": self.tokens,
             "reward": float(episodes.scores.mean()),
             "kl": float(episodes.kl.mean()),
-            "return": float(episodes.returns.mean()),
+            "return": value,
+            "normalised_score": _normalised_score(value, collector.envs),
             "kl_coefficient": coefficient,
             "entropy": float(episodes.entropies[episodes.response_mask].mean()),
             "length": float(episodes.lengths.mean()),
@@ -280,6 +283,19 @@ def _charge(envs: Any) -> KLCharge | None:  # noqa: ANN401 - any stack of wrappe
 def _coefficient(envs: Any) -> float:  # noqa: ANN401
     charge = _charge(envs)
     return float("nan") if charge is None else charge.coefficient
+
+
+def _normalised_score(value: float, envs: Any) -> float:  # noqa: ANN401
+    """Returns how far a return is from the reference's, 0, to the optimum's, 1; NaN if unknown.
+
+    An adaptive coefficient has no single objective, and no score.
+    """
+    charge = _charge(envs)
+    if charge is None or charge.adaptive is not None or not charge.coefficient > 0:
+        return float("nan")
+    if not has_exact_optimum(envs):
+        return float("nan")
+    return optimum(envs, kl_coefficient=charge.coefficient).score(value)
 
 
 def _adaptive(envs: Any) -> AdaptiveCoefficient | None:  # noqa: ANN401

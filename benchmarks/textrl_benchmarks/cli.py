@@ -13,6 +13,7 @@ from safetensors import SafetensorError
 
 from textrl_benchmarks.commands.envs import Envs
 from textrl_benchmarks.commands.evaluate import Evaluate
+from textrl_benchmarks.commands.optimum import Optimum
 from textrl_benchmarks.commands.sft import Sft
 from textrl_benchmarks.commands.speed import Speed
 from textrl_benchmarks.commands.train import Train
@@ -26,6 +27,7 @@ Command = (
     Annotated[Train, tyro.conf.subcommand("train")]
     | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
     | Annotated[Envs, tyro.conf.subcommand("envs")]
+    | Annotated[Optimum, tyro.conf.subcommand("optimum")]
     | Annotated[Sft, tyro.conf.subcommand("sft")]
     | Annotated[Speed, tyro.conf.subcommand("speed")]
 )

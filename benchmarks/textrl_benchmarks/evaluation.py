@@ -8,8 +8,11 @@ from numpy.typing import NDArray
 
 from textrl_agents.collector import Collector
 from textrl_agents.episodes import Episodes
+from textrl_agents.policies import TablePolicy
 from textrl_envs.core import FinishReason
 from textrl_envs.errors import InvalidInputError
+from textrl_envs.optimum import has_exact_optimum, optimum
+from textrl_envs.task import Task
 from textrl_envs.wrappers.vector import KLPenalty
 
 __all__ = ["Estimate", "Evaluation", "Sample", "evaluate"]
@@ -38,6 +41,12 @@ class Estimate:
         mean = round(self.mean, 3) + 0.0  # never "-0.000"
         return f"{mean:.3f} ± {self.standard_error:.3f}"
 
+    @property
+    def interval(self) -> tuple[float, float]:
+        """The normal interval of 95 %."""
+        width = 1.96 * self.standard_error
+        return self.mean - width, self.mean + width
+
 
 @dataclass(frozen=True, slots=True)
 class Sample:
@@ -60,6 +69,9 @@ class Evaluation:
         regularised_return: reward − β KL.
         length: tokens of a response.
         kl_coefficient: β, NaN where there is no reference.
+        normalised_score: (J − J_ref) / (J* − J_ref) with the exact J_ref and J* at this β: 0 is the
+            reference, 1 the optimum; NaN where no optimum is exact.
+        is_exact: reward, KL, regularised return and score were computed, not sampled.
         samples: the first episodes as text.
     """
 
@@ -69,6 +81,8 @@ class Evaluation:
     regularised_return: Estimate
     length: Estimate
     kl_coefficient: float
+    normalised_score: Estimate
+    is_exact: bool = False
     samples: tuple[Sample, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
@@ -110,16 +124,38 @@ def evaluate(
     played = Collector(charged).collect(
         policy, episodes, seed=[seed, 4], greedy=greedy, is_balanced=True
     )
-    has_kl = isinstance(charged, KLPenalty)
+    beta = charged.charge.coefficient if isinstance(charged, KLPenalty) else float("nan")
+    reward, kl = Estimate.of(played.scores), Estimate.of(played.kl)
+    regularised_return = Estimate.of(played.returns)
+    is_exact = isinstance(policy, TablePolicy) and not greedy and policy.mdp.task is _task(envs)
+    if is_exact:
+        found = policy.exact()
+        reward, kl = (Estimate(float(x.mean()), 0.0) for x in (found.rewards, found.kls))
+        regularised_return = Estimate(float(found.values(beta).mean()), 0.0)
     return Evaluation(
         episodes=episodes,
-        reward=Estimate.of(played.scores),
-        kl=Estimate.of(played.kl),
-        regularised_return=Estimate.of(played.returns),
+        reward=reward,
+        kl=kl,
+        regularised_return=regularised_return,
         length=Estimate.of(played.lengths.astype(np.float64)),
-        kl_coefficient=charged.charge.coefficient if has_kl else float("nan"),
+        kl_coefficient=beta,
+        normalised_score=_normalised(regularised_return, envs, beta),
+        is_exact=is_exact,
         samples=tuple(_sample(envs, played, row) for row in range(min(samples, episodes))),
     )
+
+
+def _task(envs: Any) -> Task:  # noqa: ANN401
+    task: Task = envs.unwrapped.task
+    return task
+
+
+def _normalised(value: Estimate, envs: Any, beta: float) -> Estimate:  # noqa: ANN401
+    if not has_exact_optimum(envs) or not beta > 0:
+        return Estimate(float("nan"), float("nan"))
+    best = optimum(envs, kl_coefficient=beta)
+    width = best.value - best.reference_value
+    return Estimate(best.score(value.mean), value.standard_error / width)
 
 
 def _with_fixed_penalty(envs: Any, policy: Any) -> Any:  # noqa: ANN401

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from textrl_benchmarks.evaluation import Evaluation
+from textrl_envs.optimum import Optimum
 
 __all__ = ["plot_curves"]
 
@@ -14,6 +15,7 @@ def plot_curves(
     path: Path,
     *,
     title: str,
+    best: Optimum | None = None,
 ) -> None:
     """Draws the training curves, and each evaluation as a level with its standard error.
 
@@ -22,6 +24,7 @@ def plot_curves(
         evaluations: name -> evaluation, such as "reference" and "trained".
         path: the picture to write, PNG or SVG.
         title: stands above.
+        best: the exact optimum, drawn as a level in each panel.
     """
     from matplotlib.figure import Figure
     from matplotlib.ticker import EngFormatter, MaxNLocator
@@ -39,10 +42,13 @@ def plot_curves(
         axes.plot(tokens, [row[column] for row in rows], color="#1f6f8b", linewidth=1.4)
         for name, color in (("reference", "#888888"), ("trained", "#c1440e")):
             if name in evaluations:
-                level = getattr(evaluations[name], field)
-                axes.axhline(level.mean, color=color, linewidth=1, linestyle="--")
-                low, high = level.mean - level.standard_error, level.mean + level.standard_error
+                found = getattr(evaluations[name], field)
+                axes.axhline(found.mean, color=color, linewidth=1, linestyle="--")
+                low, high = found.mean - found.standard_error, found.mean + found.standard_error
                 axes.axhspan(low, high, color=color, alpha=0.2, linewidth=0, label=name)
+        if best is not None:
+            level = {"reward": best.reward, "kl": best.kl, "return": best.value}[column]
+            axes.axhline(level, color="#3a7d44", linewidth=1.2, label="optimum")
         axes.set_title(label, fontsize=9)
         axes.set_xlabel("generated tokens", fontsize=8)
         axes.tick_params(labelsize=7)

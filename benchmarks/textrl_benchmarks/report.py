@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 
+import numpy as np
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -12,9 +13,15 @@ __all__ = ["print_evaluations", "print_samples"]
 
 
 def print_evaluations(console: Console, evaluations: Mapping[str, Evaluation]) -> None:
-    """Prints one row a policy: means with standard errors."""
+    """Prints one row a policy: means with standard errors, and the score with its interval.
+
+    The score is the share of the way from the reference, 0, to the exact optimum, 1.
+    """
+    headings = ["policy", "reward", "KL (nats)", "reward − β KL"]
+    has_score = any(not np.isnan(found.normalised_score.mean) for found in evaluations.values())
+    headings += ["score [95 %]"] * has_score + ["length", "episodes"]
     table = Table(box=None, pad_edge=False)
-    for heading in ("policy", "reward", "KL (nats)", "reward − β KL", "length", "episodes"):
+    for heading in headings:
         table.add_column(heading, justify="left" if heading == "policy" else "right")
     for name, found in evaluations.items():
         table.add_row(
@@ -22,10 +29,20 @@ def print_evaluations(console: Console, evaluations: Mapping[str, Evaluation]) -
             str(found.reward),
             str(found.kl),
             str(found.regularised_return),
+            *[_with_interval(found)] * has_score,
             f"{found.length.mean:.1f}",
             f"{found.episodes:,}",
         )
+    # In a narrow console lines may wrap: cells that wrap would be harder to read.
+    console.width = max(console.width, 100)
     console.print(table)
+
+
+def _with_interval(found: Evaluation) -> str:
+    if found.is_exact:
+        return f"{found.normalised_score.mean:.3f} (exact)"
+    low, high = found.normalised_score.interval
+    return escape(f"{found.normalised_score.mean:.3f} [{low:.3f}, {high:.3f}]")
 
 
 def print_samples(console: Console, evaluations: Mapping[str, Evaluation], count: int) -> None:

@@ -33,6 +33,7 @@ from textrl_benchmarks.progress import TrainingDisplay
 from textrl_benchmarks.report import print_evaluations, print_samples
 from textrl_benchmarks.run_folder import RunFolder
 from textrl_envs.errors import InvalidInputError
+from textrl_envs.optimum import Optimum, has_exact_optimum, optimum
 from textrl_envs.wrappers.vector import AdaptiveCoefficient, KLPenalty
 
 __all__ = ["resume", "train"]
@@ -51,7 +52,7 @@ def train(options: Train) -> bool:
     agent = textrl_agents.make(
         options.agent,
         base,
-        policy=options.environment.model,
+        policy="table" if options.policy == "table" else options.environment.model,
         seed=options.seed,
         device=options.device,
         **read_settings(options.agent_args),
@@ -98,8 +99,16 @@ def _run(
     if isinstance(agent.policy, CausalLMPolicy):
         # With its tokenizer the checkpoint's policy is a Transformers folder like any other.
         base.unwrapped.task.tokenizer.save_pretrained(folder.checkpoint() / "policy")
-    _finish(folder, agent, {**before, "trained": after}, options, console)
+    best = _optimum(options, envs)
+    _finish(folder, agent, {**before, "trained": after}, options, console, best=best)
     return True
+
+
+def _optimum(options: Train, envs: Any) -> Optimum | None:  # noqa: ANN401
+    """Returns the optimum that the run is to be seen beside, if it has one."""
+    if options.kl_target is not None or not isinstance(envs, KLPenalty):
+        return None
+    return optimum(envs) if has_exact_optimum(envs) else None
 
 
 def _make(options: Train, environment: EnvironmentOptions) -> Any:  # noqa: ANN401
@@ -261,10 +270,12 @@ def _finish(
     evaluations: dict[str, Evaluation],
     options: Train,
     console: Console,
+    *,
+    best: Optimum | None,
 ) -> None:
     folder.write_result(evaluations)
     title = f"{agent.name} on {options.environment.env}, seed {options.seed}"
-    plot_curves(agent.log.rows, evaluations, folder.path / "curves.png", title=title)
+    plot_curves(agent.log.rows, evaluations, folder.path / "curves.png", title=title, best=best)
     print_samples(console, evaluations, count=4)
     console.print()
     print_evaluations(console, evaluations)

@@ -54,7 +54,8 @@ def brackets(
     check_count("depth", depth, least=3)
     tokenizer = word_tokenizer(WORDS)
     prompts = [
-        Prompt(text=f"close {'( ' * opened}:", metadata={"automaton": opened}) for opened in range(4)
+        Prompt(text=f"close {'( ' * opened}:", metadata={"automaton": opened})
+        for opened in range(4)
     ]
     return Task(
         tokenizer=tokenizer,
@@ -81,9 +82,12 @@ def _balanced(opened: int, pairs: int, depth: int) -> Automaton:
             return (is_open - 1, min(closed + 1, pairs)) if is_open else "wrong"
         return state
 
-    return build_automaton(
-        (opened, 0), step, lambda state: float(state == "right"), vocabulary_size=len(WORDS)
-    )
+    first: tuple[int, int] | str = (opened, 0)
+    return build_automaton(first, step, _is_right, vocabulary_size=len(WORDS))
+
+
+def _is_right(state: object) -> float:
+    return float(state == "right")
 
 
 @functools.cache

@@ -15,9 +15,9 @@ from textrl_envs.tokenizers import word_tokenizer
 __all__ = ["exact_length"]
 
 NUMBERS = (
-    "one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen "
-    "sixteen"
-).split()
+    *("one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"),
+    *("eleven", "twelve", "thirteen", "fourteen", "fifteen", "sixteen"),
+)
 WORDS = (*VOCABULARY, *NUMBERS, "words")
 
 

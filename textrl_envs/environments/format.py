@@ -1,4 +1,4 @@
-"""Format: records of the form "name : number ;". Following a format, told by a regular expression."""
+"""Format: records such as "anna : 4 2 ;". Following a format, told by a regular expression."""
 
 import functools
 

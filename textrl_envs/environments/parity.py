@@ -78,9 +78,12 @@ def _multiple(ones: int, modulus: int, least: int) -> Automaton:
             return state
         return (counted + (token == one)) % modulus, min(bits + 1, least)
 
-    return build_automaton(
-        (ones, 0), step, lambda state: float(state == "right"), vocabulary_size=len(WORDS)
-    )
+    first: tuple[int, int] | str = (ones, 0)
+    return build_automaton(first, step, _is_right, vocabulary_size=len(WORDS))
+
+
+def _is_right(state: object) -> float:
+    return float(state == "right")
 
 
 @functools.cache

@@ -11,7 +11,7 @@ from textrl_envs.optimum.constrained import ConstrainedOptimum, constrained_opti
 from textrl_envs.optimum.law import FrontierPoint, RewardLaw
 from textrl_envs.optimum.policy import OptimalPolicy
 from textrl_envs.optimum.roll_out import Played, roll_out
-from textrl_envs.optimum.solve import Optimum, optimum
+from textrl_envs.optimum.solve import Optimum, has_exact_optimum, optimum
 
 __all__ = [
     "Bound",
@@ -24,6 +24,7 @@ __all__ = [
     "RewardLaw",
     "bounds",
     "constrained_optimum",
+    "has_exact_optimum",
     "optimum",
     "roll_out",
 ]

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from textrl_envs.errors import InvalidInputError
 from textrl_envs.language_models.base import LanguageModel
-from textrl_envs.optimum.roll_out import Played, roll_out
+from textrl_envs.optimum.roll_out import Played, Sampled, roll_out
 from textrl_envs.task import Task
 
 __all__ = ["Bound", "Bounds", "binomial_upper_limit", "bounds"]
@@ -59,7 +59,7 @@ class Bounds:
 def bounds(
     env: Any,  # noqa: ANN401 - a text environment, wrapped or not, or a Task
     *,
-    policy: LanguageModel | None = None,
+    policy: Sampled | None = None,
     episodes: int = 4096,
     seed: int = 0,
     max_score: float | None = None,
@@ -82,8 +82,7 @@ def bounds(
     """
     task = env if isinstance(env, Task) else env.unwrapped.task
     beta = task.kl_coefficient if kl_coefficient is None else kl_coefficient
-    _check(task, beta, episodes)
-    reference = task.load_reference()
+    reference = _checked_reference(task, beta, episodes)
     by_reference = roll_out(task, reference, episodes, seed=seed)
     played = by_reference if policy is None else roll_out(task, policy, episodes, seed=seed + 1)
     prompts = len(task.prompts)
@@ -130,7 +129,7 @@ def _at_most(successes: int, trials: int, chance: float) -> float:
     return math.fsum(math.exp(x) for x in logs)
 
 
-def _check(task: Task, beta: float, episodes: int) -> None:
+def _checked_reference(task: Task, beta: float, episodes: int) -> LanguageModel:
     if task.load_reference is None:
         raise InvalidInputError("Bounds need a reference, and the environment carries none.")
     if not 0 < beta < math.inf:
@@ -139,6 +138,7 @@ def _check(task: Task, beta: float, episodes: int) -> None:
         raise InvalidInputError(
             f"episodes must be at least two a prompt, {2 * len(task.prompts)}; got {episodes}."
         )
+    return task.load_reference()
 
 
 def _mean(values: Floats) -> Bound:

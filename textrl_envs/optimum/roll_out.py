@@ -1,23 +1,33 @@
 """Plays a language model in a task: whole episodes, with their scores and log-ratios."""
 
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 import numpy as np
 from gymnasium.vector import AutoresetMode
 from numpy.typing import NDArray
 
-from textrl_envs.language_models.base import LanguageModel
 from textrl_envs.language_models.sampling import draw
 from textrl_envs.task import Task
 from textrl_envs.vector_env import TextVectorEnv
 
-__all__ = ["Played", "roll_out"]
+__all__ = ["Played", "Sampled", "roll_out"]
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
 ROWS = 256
 """Episodes played at once."""
+
+
+class Sampled(Protocol):
+    """What can be played: any language model, and the optimal policy."""
+
+    def next_log_probs(self, obs: Any) -> NDArray[np.floating[Any]]:  # noqa: ANN401
+        """Returns the log-probabilities of all next tokens, in nats, (B, V)."""
+
+    def forget(self) -> None:
+        """Drops what is remembered between calls."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +48,7 @@ class Played:
         return self.scores - kl_coefficient * self.log_ratios
 
 
-def roll_out(task: Task, policy: LanguageModel, episodes: int, *, seed: int = 0) -> Played:
+def roll_out(task: Task, policy: Sampled, episodes: int, *, seed: int = 0) -> Played:
     """Plays every prompt in turn, as often as each other give or take one.
 
     Args:
@@ -58,7 +68,7 @@ def roll_out(task: Task, policy: LanguageModel, episodes: int, *, seed: int = 0)
     )
 
 
-def _play(task: Task, policy: LanguageModel, rng: np.random.Generator, prompts: Ints) -> Played:
+def _play(task: Task, policy: Sampled, rng: np.random.Generator, prompts: Ints) -> Played:
     assert task.load_reference is not None
     reference = task.load_reference()
     count, rows = len(prompts), np.arange(len(prompts))
@@ -68,8 +78,8 @@ def _play(task: Task, policy: LanguageModel, rng: np.random.Generator, prompts: 
     is_playing = np.ones(count, np.bool_)
     scores, log_ratios = np.zeros((2, count))
     written: list[list[int]] = [[] for _ in rows]
-    for model in (policy, reference):
-        model.forget()
+    policy.forget()
+    reference.forget()
     while is_playing.any():
         log_probs = np.asarray(policy.next_log_probs(obs), np.float64)
         actions = draw(log_probs, rng)

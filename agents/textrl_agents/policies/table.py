@@ -8,7 +8,6 @@ import json
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
-import gymnasium as gym
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -17,6 +16,7 @@ from torch import Tensor, nn
 
 from textrl_agents.episodes import Episodes
 from textrl_agents.policies.base import Policy
+from textrl_envs.environments import build_task
 from textrl_envs.errors import InvalidInputError
 from textrl_envs.optimum.dynamic_programming import Expectations, expectations
 from textrl_envs.optimum.solve import build_mdp
@@ -32,7 +32,7 @@ class TablePolicy(Policy):
 
     Args:
         task: one whose optimum is exact; its nodes (`textrl_envs.optimum`) are the rows.
-        source: id and parameters that `gym.make` makes the task from, for `save`.
+        source: name and parameters that `build_task` makes the task from, for `save`.
         temperature: divides the logits.
 
     Raises:
@@ -61,11 +61,7 @@ class TablePolicy(Policy):
     def of(cls, envs: Any, *, temperature: float = 1.0) -> Self:  # noqa: ANN401
         """Makes the table of an environment, wrapped or not."""
         base = envs.unwrapped
-        source = None
-        if base.spec is not None:
-            parameters = {k: v for k, v in base.spec.kwargs.items() if k not in _NO_PARAMETERS}
-            source = {"env_id": base.spec.id, "parameters": parameters}
-        return cls(base.task, source=source, temperature=temperature)
+        return cls(base.task, source=base.source, temperature=temperature)
 
     def exact(self) -> Expectations:
         """Returns what the policy earns, pays in KL and measures, for each prompt, exactly."""
@@ -82,12 +78,12 @@ class TablePolicy(Policy):
         """Writes the table and what its environment is made from.
 
         Raises:
-            InvalidInputError: an environment that was not made by `gym.make`.
+            InvalidInputError: an environment without a name, which could not be made again.
         """
         if self._source is None:
             raise InvalidInputError(
-                "A table can be saved with an environment made by gym.make or gym.make_vec alone: "
-                "its rows mean nothing without it."
+                "A table can be saved with an environment that has a name alone, such as gym.make "
+                "gives: its rows mean nothing without it."
             )
         folder.mkdir(parents=True, exist_ok=True)
         save_file(self.state_dict(), folder / "table.safetensors")
@@ -98,8 +94,9 @@ class TablePolicy(Policy):
     def load(cls, folder: Path, *, device: str = "auto") -> Self:
         """Reads what `save` wrote."""
         about = json.loads((folder / "policy.json").read_text())
-        env = gym.make(about["env_id"], **about["parameters"])
-        policy = cls.of(env, temperature=about["temperature"])
+        source = {"task": about["task"], "parameters": about["parameters"]}
+        task = build_task(about["task"], about["parameters"])
+        policy = cls(task, source=source, temperature=about["temperature"])
         policy.load_state_dict(load_file(folder / "table.safetensors"))
         return policy
 
@@ -120,6 +117,3 @@ class TablePolicy(Policy):
         mask = episodes.response_mask
         times = np.broadcast_to(np.arange(mask.shape[1]), mask.shape)
         return self._rows(times[mask], nodes[mask])
-
-
-_NO_PARAMETERS = ("task", "obs", "render_mode", "autoreset_mode", "num_envs")

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 
@@ -24,6 +24,9 @@ class Train:
     )
     agent: str = "ppo"
     """The algorithm: ppo, reinforce, an installed agent, or path/to/file.py:MyAgent."""
+    policy: Literal["auto", "table"] = "auto"
+    """What is trained: auto is the model, or a small network over the reference; table is a number
+    for each token at each node of an environment whose optimum is exact."""
     agent_args: tuple[str, ...] = ()
     """Settings of the agent as NAME=VALUE, such as learning_rate=1e-3; docs/settings.md has all."""
     total_tokens: int = 150_000
