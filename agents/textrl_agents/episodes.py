@@ -113,5 +113,21 @@ class Episodes:
                 chosen[field.name] = value[rows, :width]
         return replace(self, **chosen)
 
+    def joined(self, other: Self) -> Self:
+        """Returns the rows of both, these first, padded to the longer."""
+        joined: dict[str, Any] = {}
+        for name, value in self.arrays().items():
+            parts = [value, getattr(other, name)]
+            if value.ndim == 2:
+                width = max(part.shape[1] for part in parts)
+                parts = [np.pad(part, ((0, 0), (0, width - part.shape[1]))) for part in parts]
+            joined[name] = np.concatenate(parts)
+        return replace(self, **joined)
+
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """Returns all fields by name, but those that are None."""
+        found = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {name: value for name, value in found.items() if value is not None}
+
     def _response_columns(self) -> Ints:
         return self.prompt_lengths[:, None] + np.arange(self.response_mask.shape[1])

@@ -196,6 +196,7 @@ class OnPolicyAgent(ABC):
             "log": self.log.rows,
         }
         (partial / "agent.json").write_text(json.dumps(about, indent=1) + "\n")
+        self.save_memory(partial)
         # At no moment is there neither the old nor the new folder.
         old = _old(folder)
         if folder.exists():
@@ -231,7 +232,14 @@ class OnPolicyAgent(ABC):
         state = _unflatten(load_file(folder / "optimizer.safetensors"))
         groups = agent.optimizer.state_dict()["param_groups"]
         agent.optimizer.load_state_dict({"state": state, "param_groups": groups})
+        agent.load_memory(folder)
         return agent
+
+    def save_memory(self, folder: Path) -> None:  # noqa: B027 - most agents have none
+        """Writes what an algorithm remembers beside numbers; most remember nothing."""
+
+    def load_memory(self, folder: Path) -> None:  # noqa: B027 - most agents have none
+        """Reads what `save_memory` wrote."""
 
     @classmethod
     def make_config(cls, **settings: Any) -> OnPolicyConfig:  # noqa: ANN401 - fields of the config

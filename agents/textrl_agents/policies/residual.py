@@ -20,6 +20,7 @@ from textrl_envs.language_models.base import LanguageModel
 from textrl_envs.language_models.decoder import Decoder, choose_device
 from textrl_envs.language_models.ngram import NGramModel
 from textrl_envs.language_models.prefix_reader import PrefixReader
+from textrl_envs.language_models.top_k import TopKModel
 
 __all__ = ["ResidualPolicy"]
 
@@ -143,6 +144,8 @@ def _small_decoder(vocabulary_size: int, shape: dict[str, int], seed: int, devic
 def _load_reference(folder: Path, vocabulary_size: int) -> LanguageModel:
     if (folder / "ngram.safetensors").exists():
         return NGramModel.load(folder / "ngram.safetensors")
+    if (folder / "reference" / "top_k.json").exists():
+        return TopKModel.load(folder / "reference")
     from textrl_envs.language_models.causal import CausalLanguageModel
 
     return CausalLanguageModel.load(str(folder / "reference"), vocabulary_size=vocabulary_size)
