@@ -1,15 +1,17 @@
 """docs/settings.md names every setting with its default."""
 
+import importlib
 import inspect
+from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from textrl_agents.ppo import PPOConfig
-from textrl_agents.reinforce import REINFORCEConfig
-from textrl_envs.environments.keyword import keyword
-from textrl_envs.environments.text_bandit import text_bandit
+from textrl_agents.registry import agent_class, agent_names
+from textrl_envs.environments import TASKS
+from textrl_envs.registration import IDS
 
 PAGE = (Path(__file__).resolve().parent.parent / "docs" / "settings.md").read_text()
 
@@ -22,19 +24,32 @@ def row(name: str, default: object) -> str:
     return f"| `{name}` | {'required' if default is inspect.Parameter.empty else f'`{default}`'} |"
 
 
-@pytest.mark.parametrize(
-    ("title", "config"), [("Agent ppo", PPOConfig), ("Agent reinforce", REINFORCEConfig)]
-)
-def test_every_setting_of_an_agent_is_on_the_page(title: str, config: type) -> None:
-    for field in fields(config):
-        assert row(field.name, field.default) in section(title)
+def task_function(name: str) -> Callable[..., Any]:
+    module, _, function = TASKS[IDS[name][0]].partition(":")
+    found: Callable[..., Any] = getattr(importlib.import_module(module), function)
+    return found
 
 
-@pytest.mark.parametrize(
-    ("title", "function"),
-    [("Environment textrl/Keyword-v0", keyword), ("Environment textrl/TextBandit-v0", text_bandit)],
-)
-def test_every_parameter_of_an_environment_is_on_the_page(title: str, function: object) -> None:
-    assert callable(function)
-    for name, parameter in inspect.signature(function).parameters.items():
-        assert row(name, parameter.default) in section(title)
+@pytest.mark.parametrize("name", agent_names())
+def test_every_setting_of_an_agent_is_on_the_page(name: str) -> None:
+    for field in fields(agent_class(name).config_class):
+        assert row(field.name, field.default) in section(f"Agent {name}")
+
+
+@pytest.mark.parametrize("name", IDS)
+def test_every_parameter_of_an_environment_is_on_the_page(name: str) -> None:
+    parameters = inspect.signature(task_function(name)).parameters
+    for parameter in parameters.values():
+        assert row(parameter.name, parameter.default) in section(f"Environment {name}")
+    # And nothing beside them: a title, a head of two lines, and a line each.
+    rows = [line for line in section(f"Environment {name}").splitlines() if line.startswith("| `")]
+    assert len(rows) == len(parameters)
+
+
+@pytest.mark.parametrize("name", IDS)
+def test_every_environment_has_the_six_headings(name: str) -> None:
+    text = inspect.getdoc(task_function(name)) or ""
+    headings = ["Observation", "Action", "Reward", "Termination", "Truncation"]
+    places = [text.index(f"\n{heading}:\n") for heading in [*headings, "Version history"]]
+    assert places == sorted(places)
+    assert set(TASKS) == {task for task, _ in IDS.values()}

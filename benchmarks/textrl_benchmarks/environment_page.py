@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from textrl_benchmarks.commands.environment_options import EnvironmentOptions
 from textrl_benchmarks.commands.train import Train
+from textrl_envs.errors import InvalidInputError
 from textrl_envs.optimum import Optimum, has_exact_optimum, optimum
 from textrl_envs.registration import IDS
 
@@ -119,7 +120,7 @@ class Page:
         """Writes table and figures."""
         images = self.docs / "images" / "environments"
         images.mkdir(parents=True, exist_ok=True)
-        rows, notes = [], []
+        rows, figures = [], []
         for name in environments():
             env = gym.make(name)
             best = optimum(env) if has_exact_optimum(env) else None
@@ -127,15 +128,16 @@ class Page:
             if best is not None:
                 short = name.rpartition("/")[2]
                 self._curves(name, images / f"{short}.png")
-                notes.append(f"![{name}](images/environments/{short}.png)")
-        (self.docs / "environments-table.md").write_text("\n".join(rows) + "\n")
-        (self.docs / "environments-figures.md").write_text("\n".join(notes) + "\n")
+                figures.append(f"![{name}](images/environments/{short}.png)")
+        page = self.docs / "environments.md"
+        text = _replaced(page.read_text(), "table", [*_HEAD, *rows])
+        page.write_text(_replaced(text, "figures", figures))
 
     def _row(self, name: str, best: Optimum | None) -> str:
         short = name.rpartition("/")[2]
         cells = [f"`{short}`"]
         if best is None:
-            cells += ["-"] * 5
+            cells += [f"{env.unwrapped.kl_coefficient:g}", *["-"] * 5]  # type: ignore[attr-defined]
         else:
             laws = best.laws()
             low = min(law.scores[0] for law in laws)
@@ -190,6 +192,22 @@ class Page:
         axes.spines[["top", "right"]].set_visible(False)
         axes.legend(fontsize=6, frameon=False, loc="center right")
         figure.savefig(path, dpi=130, metadata={"Software": None})
+
+
+_COLUMNS = ("id", "β", "J_ref", "J*", "E r", "KL", "scores")
+_HEAD = [
+    "| " + " | ".join([*_COLUMNS, *(learner.heading for learner in LEARNERS)]) + " |",
+    "|" + "---|" * (len(_COLUMNS) + len(LEARNERS)),
+]
+
+
+def _replaced(text: str, name: str, lines: list[str]) -> str:
+    """Returns the text with the lines between two comments, `<!-- name -->` and `<!-- end -->`."""
+    before, opening, rest = text.partition(f"<!-- {name} -->\n")
+    _, closing, after = rest.partition("<!-- end -->")
+    if not opening or not closing:
+        raise InvalidInputError(f"docs/environments.md has no place marked <!-- {name} -->.")
+    return before + opening + "\n".join(lines) + "\n" + closing + after
 
 
 def _read_curve(path: Path) -> NDArray[np.float64]:
