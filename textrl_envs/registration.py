@@ -32,6 +32,8 @@ IDS = {
     ),
     "textrl/Safe-v0": ("safe", "a constraint: reward subject to a cost"),
     "textrl/Imitate-v0": ("imitate", "demonstrations: rare success, but shown"),
+    "textrl/TinyGPT-v0": ("tiny_gpt", "a Transformers reference (top-3), any reward"),
+    "textrl/Dialogue-v0": ("dialogue", "two-turn dialogue: bounds, no exact optimum"),
     "textrl/TextBandit-v0": ("text_bandit", "your own tokenizer, prompts and reward"),
 }
 """id -> (task in `textrl_envs.environments`, what the environment isolates)."""

@@ -124,7 +124,8 @@ class Page:
         for name in environments():
             env = gym.make(name)
             best = optimum(env) if has_exact_optimum(env) else None
-            rows.append(self._row(name, best))
+            beta = env.unwrapped.kl_coefficient  # type: ignore[attr-defined]
+            rows.append(self._row(name, beta, best))
             if best is not None:
                 short = name.rpartition("/")[2]
                 self._curves(name, images / f"{short}.png")
@@ -133,17 +134,16 @@ class Page:
         text = _replaced(page.read_text(), "table", [*_HEAD, *rows])
         page.write_text(_replaced(text, "figures", figures))
 
-    def _row(self, name: str, best: Optimum | None) -> str:
+    def _row(self, name: str, beta: float, best: Optimum | None) -> str:
         short = name.rpartition("/")[2]
-        cells = [f"`{short}`"]
+        cells = [f"`{short}`", f"{beta:g}"]
         if best is None:
-            cells += [f"{env.unwrapped.kl_coefficient:g}", *["-"] * 5]  # type: ignore[attr-defined]
+            cells += ["-"] * 5
         else:
             laws = best.laws()
             low = min(law.scores[0] for law in laws)
             high = max(law.scores[-1] for law in laws)
             cells += [
-                f"{best.kl_coefficient:g}",
                 f"{best.reference_value:.4f}",
                 f"{best.value:.4f}",
                 f"{best.reward:.3f}",

@@ -9,7 +9,7 @@ import pytest
 
 import textrl_envs.data
 from textrl_envs.data import FOLDER, data_file, sha256
-from textrl_envs.data.build import build
+from textrl_envs.data.build import PARTS, build
 from textrl_envs.data.stories import EOS, PAD, VOCABULARY, stories
 from textrl_envs.errors import InvalidInputError
 from textrl_envs.language_models import NGramModel
@@ -51,7 +51,7 @@ def test_a_file_that_is_missing_is_refused(copied: Path) -> None:
 
 
 def test_the_command_makes_the_same_files_again(tmp_path: Path) -> None:
-    build(tmp_path)
+    build(tmp_path, [part for part in PARTS if part != "tiny_gpt"])  # which is trained: see below
     made = json.loads((tmp_path / "manifest.json").read_text())
     shipped = json.loads((FOLDER / "manifest.json").read_text())
     assert made["command"] == shipped["command"] == "python -m textrl_envs.data.build"
@@ -65,7 +65,8 @@ def test_the_command_makes_the_same_files_again(tmp_path: Path) -> None:
     ]
     # Not compared by hash: the last bit of a logarithm differs between processors.
     np.testing.assert_allclose(tables[0], tables[1], rtol=0, atol=1e-12)
-    assert made["sha256"].keys() == shipped["sha256"].keys()
+    cheap = {name for name in NAMES if not name.startswith("tiny_gpt/")}
+    assert made["sha256"].keys() == cheap
 
 
 def test_stories_are_sentences_of_the_vocabulary_from_colon_to_end() -> None:

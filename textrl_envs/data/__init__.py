@@ -9,7 +9,7 @@ from pathlib import Path
 
 from textrl_envs.errors import InvalidInputError
 
-__all__ = ["FOLDER", "data_file", "sha256"]
+__all__ = ["FOLDER", "data_file", "data_folder", "sha256"]
 
 FOLDER = Path(__file__).parent
 
@@ -32,3 +32,15 @@ def data_file(name: str) -> Path:
             f"{path} is not the file that belongs to this version. Install textrl-envs again."
         )
     return path
+
+
+def data_folder(name: str) -> Path:
+    """Returns the path of a shipped folder after comparing its files with the manifest.
+
+    Raises:
+        InvalidInputError: one of its files is missing or not the one that was shipped.
+    """
+    for file in json.loads((FOLDER / "manifest.json").read_text())["sha256"]:
+        if file.startswith(f"{name}/"):
+            data_file(file)
+    return FOLDER / name

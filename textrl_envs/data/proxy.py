@@ -37,7 +37,7 @@ def fit_proxy(reference: NGramModel, number: int = 2000, *, seed: int = 0) -> ND
     rankings = draw_rankings(reference, number, rng)
     size = len(VOCABULARY)
     weights = fit_pair_weights(rankings, vocabulary_size=size)
-    fresh = [_story(reference, last, rng) for last in np.resize(_last_tokens(), 20_000)]
+    fresh = [_story(reference, last, rng) for last in np.resize(_last_tokens(), 20_000).tolist()]
     sums = [weights[np.concatenate([[size], ids[:-1]]), ids].sum() for ids in fresh]
     low, high = np.quantile(sums, [0.001, 0.999])
     weights[size] -= low  # every response has exactly one first token
@@ -49,7 +49,7 @@ def draw_rankings(reference: NGramModel, number: int, rng: np.random.Generator) 
     """Draws prompts, four stories of the reference for each, and ranks them, the best first."""
     gold = gold_automaton()
     rankings = []
-    for last in np.resize(_last_tokens(), number):
+    for last in np.resize(_last_tokens(), number).tolist():
         stories = [_story(reference, last, rng) for _ in range(RANKED)]
         scores = np.array([gold.score(ids) for ids in stories])
         rankings.append([stories[place] for place in rank(scores, noise=NOISE, rng=rng)])

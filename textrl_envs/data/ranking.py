@@ -3,8 +3,8 @@
     r(y) = Σ_t w[y_{t−1}, y_t]      one weight a pair of neighbouring tokens
 
 Rankings of K responses are simulated from a known gold score: utilities gold / noise with Gumbel
-noise, sorted, which is the Plackett–Luce model. Each ranking gives its C(K, 2) comparisons, and the
-weights maximise their Bradley–Terry likelihood Σ log σ(r_better − r_worse), averaged over pairs
+noise, sorted, which is the Plackett-Luce model. Each ranking gives its C(K, 2) comparisons, and the
+weights maximise their Bradley-Terry likelihood Σ log σ(r_better − r_worse), averaged over pairs
 (Ouyang et al. 2022, arXiv:2203.02155, equation 1), with a little ridge.
 """
 
@@ -57,7 +57,7 @@ def fit_pair_weights(
             for better, worse in itertools.combinations(ranking, 2)
         ]
     )
-    is_seen = differences.any(axis=0)
+    is_seen: NDArray[np.bool_] = np.asarray(differences.any(axis=0))
     x = differences[:, is_seen]
     weights = np.zeros(x.shape[1])
     for _ in range(steps):

@@ -25,6 +25,15 @@ TASKS = {
     "format_records": "textrl_envs.environments.format:format_records",
     "length_hack": "textrl_envs.environments.length_hack:length_hack",
     "mixture": "textrl_envs.environments.mixture:mixture",
+    "classification": "textrl_envs.environments.classification:classification",
+    "kl_trade": "textrl_envs.environments.kl_trade:kl_trade",
+    "tagging": "textrl_envs.environments.tagging:tagging",
+    "noisy": "textrl_envs.environments.noisy:noisy",
+    "safe": "textrl_envs.environments.safe:safe",
+    "proxy_reward": "textrl_envs.environments.proxy_reward:proxy_reward",
+    "imitate": "textrl_envs.environments.imitate:imitate",
+    "tiny_gpt": "textrl_envs.environments.tiny_gpt:tiny_gpt",
+    "dialogue": "textrl_envs.environments.dialogue:dialogue",
     "text_bandit": "textrl_envs.environments.text_bandit:text_bandit",
 }
 

@@ -38,7 +38,5 @@ def bigram_of(
         row = np.zeros(size)
         for other, weight in following.items():
             row[words.index(other)] = weight
-        table[words.index(word)] = (
-            1 - uniform_weight
-        ) * row / row.sum() + uniform_weight / size
+        table[words.index(word)] = (1 - uniform_weight) * row / row.sum() + uniform_weight / size
     return NGramModel(np.log(table))

@@ -13,9 +13,9 @@ from textrl_envs.rewards.rules import exact_answer, keywords, regex, response_le
 __all__ = [
     "Automaton",
     "AutomatonReward",
-    "build_automaton",
     "Reward",
     "RewardOutput",
+    "build_automaton",
     "exact_answer",
     "keywords",
     "load_reward",
