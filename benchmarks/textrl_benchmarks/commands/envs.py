@@ -23,7 +23,10 @@ class Envs:
             table.add_column(heading, overflow="fold")
         for name, (task, isolates) in IDS.items():
             table.add_row(name, isolates, *_size(name, task))
-        Console().print(table)
+        console = Console()
+        # In a narrow console lines may wrap: cells that wrap would be harder to read.
+        console.width = max(console.width, 110)
+        console.print(table)
         return 0
 
 
