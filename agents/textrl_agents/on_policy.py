@@ -303,7 +303,7 @@ def _normalised_score(value: float, envs: Any) -> float:  # noqa: ANN401
         return float("nan")
     if not has_exact_optimum(envs):
         return float("nan")
-    return optimum(envs, kl_coefficient=charge.coefficient).score(value)
+    return optimum(envs, kl_coefficient=charge.coefficient).normalise(value)
 
 
 def _adaptive(envs: Any) -> AdaptiveCoefficient | None:  # noqa: ANN401

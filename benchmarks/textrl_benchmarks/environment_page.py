@@ -186,7 +186,7 @@ class Page:
             axes.plot(tokens, scores, color=colors[learner.name], linewidth=0.9, label=label)
         axes.set_title(name, fontsize=9)
         axes.set_xlabel("generated tokens", fontsize=7)
-        axes.set_ylabel("score", fontsize=7)
+        axes.set_ylabel("normalised score", fontsize=7)
         axes.set_ylim(-0.35, 1.08)
         axes.tick_params(labelsize=6)
         axes.spines[["top", "right"]].set_visible(False)

@@ -155,7 +155,7 @@ def _normalised(value: Estimate, envs: Any, beta: float) -> Estimate:  # noqa: A
         return Estimate(float("nan"), float("nan"))
     best = optimum(envs, kl_coefficient=beta)
     width = best.value - best.reference_value
-    return Estimate(best.score(value.mean), value.standard_error / width)
+    return Estimate(best.normalise(value.mean), value.standard_error / width)
 
 
 def _with_fixed_penalty(envs: Any, policy: Any) -> Any:  # noqa: ANN401

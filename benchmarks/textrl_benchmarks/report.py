@@ -13,13 +13,11 @@ __all__ = ["print_evaluations", "print_samples"]
 
 
 def print_evaluations(console: Console, evaluations: Mapping[str, Evaluation]) -> None:
-    """Prints one row a policy: means with standard errors, and the score with its interval.
-
-    The score is the share of the way from the reference, 0, to the exact optimum, 1.
+    """Prints one row a policy: means with standard errors, and the normalised score with its interval.
     """
     headings = ["policy", "reward", "KL (nats)", "reward − β KL"]
     has_score = any(not np.isnan(found.normalised_score.mean) for found in evaluations.values())
-    headings += ["score [95 %]"] * has_score + ["length", "episodes"]
+    headings += ["normalised [95 %]"] * has_score + ["length", "episodes"]
     table = Table(box=None, pad_edge=False)
     for heading in headings:
         table.add_column(heading, justify="left" if heading == "policy" else "right")

@@ -79,7 +79,7 @@ class TextMDP:
             node = self.next_nodes[node, response_ids[:, time]]
         return nodes
 
-    def locate(self, obs: Any) -> tuple[Ints, Ints, NDArray[np.bool_]]:  # noqa: ANN401
+    def locate(self, obs: Any) -> tuple[Ints, Ints, NDArray[np.bool_], Floats]:  # noqa: ANN401
         """Finds observations on the graph.
 
         Args:
@@ -89,22 +89,30 @@ class TextMDP:
             time: tokens written, (B,).
             node: where the text stands, (B,).
             has_ended: the response is over, (B,); its time and node mean nothing.
+            earned: by the tokens written, (B,). The environment pays it when the response ends.
 
         Raises:
-            InvalidInputError: a text that begins with no prompt of the task.
+            InvalidInputError: a text that begins with no prompt of the task, or that the reference
+                cannot write.
         """
         ids, lengths = read_observation(obs)
         prompt = find_prompts(self.task, ids, lengths)
         begins = self.task.prompts.lengths[prompt]
         time = lengths - begins
         node, eos = self.starts[prompt].copy(), self.task.tokenizer.eos_token_id
-        has_ended = time >= self.limit
+        has_ended, earned = time >= self.limit, np.zeros(len(ids))
         for step in range(int(time.max(initial=0))):
             rows = np.flatnonzero((step < time) & ~has_ended)
             tokens = ids[rows, begins[rows] + step]
+            if np.isneginf(self.log_ref[node[rows], tokens]).any():
+                raise InvalidInputError(
+                    "Expected texts that the reference can write; got one with a token that it "
+                    "gives no chance, of which no value is known."
+                )
             has_ended[rows[tokens == eos]] = True
+            earned[rows] += self.token_scores[node[rows], tokens]
             node[rows] = self.next_nodes[node[rows], tokens]
-        return np.minimum(time, self.limit - 1), node, has_ended
+        return np.minimum(time, self.limit - 1), node, has_ended, earned
 
 
 def check_prompts(task: Task) -> None:

@@ -41,12 +41,12 @@ class OptimalPolicy:
         Then log π* − log π_ref = A* / β: what each token is worth before its KL is paid. 0 for a
         text that has ended.
         """
-        time, node, has_ended = self._mdp.locate(obs)
+        time, node, has_ended, _ = self._mdp.locate(obs)
         return self._advantages(time, node, has_ended)
 
     def next_log_probs(self, obs: Any) -> Floats:  # noqa: ANN401 - either form
         """Returns log π* of all next tokens, in nats, (B, V)."""
-        time, node, has_ended = self._mdp.locate(obs)
+        time, node, has_ended, _ = self._mdp.locate(obs)
         advantages = self._advantages(time, node, has_ended)
         return self._mdp.log_ref[node] + advantages / self._kl_coefficient
 
@@ -56,9 +56,12 @@ class OptimalPolicy:
         return rows[np.arange(len(rows)), np.asarray(actions)]
 
     def next_values(self, obs: Any) -> Floats:  # noqa: ANN401 - either form
-        """Returns V* of each observation, (B,)."""
-        time, node, has_ended = self._mdp.locate(obs)
-        return np.where(has_ended, 0.0, self._values[time, node])
+        """Returns V* of each observation, (B,): what is still to be paid, that is all of the score.
+
+        It holds what the tokens written have earned, since the environment pays that at the end.
+        """
+        time, node, has_ended, earned = self._mdp.locate(obs)
+        return np.where(has_ended, 0.0, earned + self._values[time, node])
 
     def act(self, obs: Any, rng: np.random.Generator) -> NDArray[np.int64]:  # noqa: ANN401
         """Draws a token for each observation, (B,)."""

@@ -68,8 +68,8 @@ class Optimum:
         """KL(π* ‖ π_ref) of a response, in nats."""
         return float(self.at_optimum.kls.mean())
 
-    def score(self, value: float) -> float:
-        """Returns (J − J_ref) / (J* − J_ref): 0 is the reference, 1 the best there is."""
+    def normalise(self, value: float) -> float:
+        """Returns the normalised score of a J: (J − J_ref) / (J* − J_ref)."""
         return (value - self.reference_value) / (self.value - self.reference_value)
 
     def laws(self, measure: str | None = None) -> list[RewardLaw]:

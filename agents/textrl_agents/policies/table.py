@@ -109,7 +109,7 @@ class TablePolicy(Policy):
         return logits.log_softmax(-1), self.values[time, node]
 
     def _read(self, obs: Any) -> tuple[Tensor, Tensor]:  # noqa: ANN401 - either form
-        time, node, _ = self.mdp.locate(obs)
+        time, node, *_ = self.mdp.locate(obs)
         return self._rows(time, node)
 
     def _read_episodes(self, episodes: Episodes) -> tuple[Tensor, Tensor]:

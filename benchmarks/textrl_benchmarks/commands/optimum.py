@@ -83,7 +83,7 @@ class Optimum:
             return
         console = Console()
         table = Table(box=None, pad_edge=False)
-        for heading in ("policy", "reward", "KL (nats)", "reward − β KL", "score"):
+        for heading in ("policy", "reward", "KL (nats)", "reward − β KL", "normalised"):
             table.add_column(heading, justify="left" if heading == "policy" else "right")
         reference = best.reference_value
         table.add_row("reference", f"{reference:.6f}", "0", f"{reference:.6f}", "0")

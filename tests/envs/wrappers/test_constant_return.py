@@ -2,8 +2,9 @@
 
 At the optimum π*(a|s) = π_ref(a|s) exp((Q(s, a) − V(s)) / β), so that every reward charged with the
 KL penalty is V(s_t) − V(s_{t+1}), whatever is sampled, and an episode returns V of its prompt. An
-error of sign, place, mask or size anywhere between environment and wrapper breaks it. The optimum
-is computed here, by soft value iteration over time, last token and state of the automaton.
+error of sign, place, mask or size anywhere between environment and wrapper breaks it.
+
+Where a judge errs, only the score without noise is constant: it takes the place of the paid one.
 """
 
 from dataclasses import dataclass, replace
@@ -12,174 +13,127 @@ from typing import Any
 import numpy as np
 import pytest
 from gymnasium.vector import AutoresetMode
+from numpy.typing import NDArray
 
-from textrl_envs.environments import build_task
+from tests.envs.optimum.exact import EXACT, task_of
+from textrl_envs.language_models.sampling import draw
+from textrl_envs.optimum import Optimum, OptimalPolicy, has_exact_optimum, optimum
 from textrl_envs.prompts import PromptTable
-from textrl_envs.rewards.automaton import AutomatonReward
+from textrl_envs.registration import IDS
 from textrl_envs.task import Task
 from textrl_envs.text_env import TextEnv
 from textrl_envs.vector_env import TextVectorEnv
 from textrl_envs.wrappers import KLPenalty
 from textrl_envs.wrappers.vector import KLPenalty as VectorKLPenalty
 
-NUM_PROMPTS = 8
+Floats = NDArray[np.float64]
+Bools = NDArray[np.bool_]
 
 
-@dataclass(frozen=True)
-class Solution:
-    """The exact values of a task with an n-gram reference and an automaton; S states, V tokens."""
-
-    task: Task
-    transitions: Any  # [S, V]
-    scores: Any  # [S]
-    reference: Any  # [V, V], log-probabilities
-    values: Any  # [T + 1, S, V]: with t tokens written, in a state, after a last token
-    advantages: Any  # [T, S, V, V]: log π* − log π_ref of each next token
-    success: Any  # [T + 1, S, V]: expected score under the reference
-
-    @staticmethod
-    def of(task: Task, beta: float) -> "Solution":
-        assert isinstance(task.reward, AutomatonReward)
-        assert task.load_reference is not None
-        (automaton,) = task.reward.automata
-        log_ref = task.load_reference().table  # type: ignore[attr-defined]
-        limit, states, size = task.max_new_tokens, len(automaton.scores), task.vocabulary_size
-        is_eos = np.arange(size) == task.tokenizer.eos_token_id
-        tokens = np.arange(size)
-        values, success = (np.zeros((limit + 1, states, size)) for _ in range(2))
-        advantages = np.zeros((limit, states, size, size))
-        values[limit] = success[limit] = automaton.scores[:, None]
-        for time in reversed(range(limit)):
-            for state in range(states):
-                following = automaton.transitions[state]  # [V], by next token
-                ends = automaton.scores[following]
-                payoff = np.where(is_eos, ends, values[time + 1, following, tokens])
-                exponent = log_ref + payoff / beta  # [last token, next token]
-                top = exponent.max(axis=1)
-                total = top + np.log(np.exp(exponent - top[:, None]).sum(axis=1))
-                values[time, state] = beta * total
-                advantages[time, state] = (payoff - values[time, state][:, None]) / beta
-                mean = np.where(is_eos, ends, success[time + 1, following, tokens])
-                success[time, state] = np.exp(log_ref) @ mean
-        return Solution(
-            task, automaton.transitions, automaton.scores, log_ref, values, advantages, success
-        )
-
-    def last_prompt_token(self, prompt: int) -> int:
-        table = self.task.prompts
-        return int(table.token_ids[prompt, table.lengths[prompt] - 1])
-
-    def value_of(self, prompt: int) -> float:
-        return float(self.values[0, 0, self.last_prompt_token(prompt)])
-
-    def success_of(self, prompt: int) -> float:
-        return float(self.success[0, 0, self.last_prompt_token(prompt)])
-
-
-class OptimalPolicy:
-    """π*, and its values, for one prompt: where a response begins is not to be seen in its text."""
-
-    def __init__(self, solution: Solution, prompt: int) -> None:
-        self._solution = solution
-        self._start = int(solution.task.prompts.lengths[prompt])
-
-    vocabulary_size = 46
-
-    def states(self, obs: Any) -> tuple[Any, Any, Any, Any]:
-        """Returns time, state of the automaton, last token and whether the text has ended."""
-        ids = obs["input_ids"]
-        lengths = obs["attention_mask"].sum(axis=1)
-        solution = self._solution
-        state = np.zeros(len(ids), np.int64)
-        for column in range(self._start, int(lengths.max())):
-            moved = solution.transitions[state, ids[:, column]]
-            state = np.where(column < lengths, moved, state)
-        time, last = lengths - self._start, ids[np.arange(len(ids)), lengths - 1]
-        limit, eos = solution.task.max_new_tokens, solution.task.tokenizer.eos_token_id
-        return time, state, last, (time == limit) | ((time > 0) & (last == eos))
-
-    def next_log_probs(self, obs: Any) -> Any:
-        time, state, last, is_end = self.states(obs)
-        inside = np.minimum(time, self._solution.task.max_new_tokens - 1)
-        log_probs = self._solution.reference[last] + self._solution.advantages[inside, state, last]
-        # What is asked of a text that has ended does not matter, but it has to be a distribution.
-        return np.where(is_end[:, None], -np.log(46), log_probs)
-
-    def log_probs(self, obs: Any, actions: Any) -> Any:
-        return self.next_log_probs(obs)[np.arange(len(actions)), np.asarray(actions)]
-
-    def next_values(self, obs: Any) -> Any:
-        time, state, last, is_end = self.states(obs)
-        return np.where(is_end, 0.0, self._solution.values[time, state, last])
-
-    def draw(self, obs: Any, rng: np.random.Generator) -> Any:
-        cumulative = np.exp(self.next_log_probs(obs)).cumsum(axis=1)
-        targets = rng.random(len(cumulative)) * cumulative[:, -1]
-        return (cumulative <= targets[:, None]).sum(axis=1)
-
-    def forget(self) -> None:
-        """Has nothing to forget."""
-
-    def step(self, obs: Any, rng: np.random.Generator, *, greedy: bool = False) -> Any:
-        from textrl_agents.policies.base import PolicyStep
-
-        actions = self.draw(obs, rng)
-        nothing = np.zeros(len(actions))
-        return PolicyStep(actions, self.log_probs(obs, actions), nothing, self.next_values(obs))
+@pytest.fixture(scope="module", params=EXACT)
+def solution(request: pytest.FixtureRequest) -> Optimum:
+    """Every optimum in turn; it is solved once for all tests of this file."""
+    return optimum(task_of(request.param))
 
 
 @pytest.fixture(scope="module")
-def solution() -> Solution:
-    task = build_task("keyword", {})
-    return Solution.of(task, task.kl_coefficient)
+def keyword() -> Optimum:
+    return optimum(task_of("textrl/Keyword-v0"))
+
+
+@dataclass
+class Watch:
+    """Sums what the rows of a vector environment are paid, the judge's errors taken back."""
+
+    returns: Floats
+    is_over: Bools
+
+    def note(self, rewards: Floats, ended: Bools, infos: dict[str, Any]) -> Floats:
+        """Adds a step; returns what it paid without noise."""
+        paid = rewards.copy()
+        if "noiseless_score" in infos:
+            errors = infos["score"] - infos["noiseless_score"]
+            paid -= np.where(infos["_score"], errors, 0.0)
+        self.returns += np.where(self.is_over, 0.0, paid)
+        self.is_over |= ended
+        return paid
 
 
 def with_one_prompt(task: Task, prompt: int) -> Task:
     return replace(task, prompts=PromptTable([task.prompts[prompt]], task.tokenizer))
 
 
-def test_the_solution_is_a_distribution_and_worth_having(solution: Solution) -> None:
-    policy = np.exp(solution.reference + solution.advantages)
-    np.testing.assert_allclose(policy.sum(axis=-1), 1, rtol=1e-12)
-    for prompt in range(NUM_PROMPTS):
-        assert solution.success_of(prompt) + 0.2 < solution.value_of(prompt) < 1
+def play(envs: Any, policy: OptimalPolicy, prompts: NDArray[np.int64]) -> tuple[Floats, Floats]:
+    """Plays a prompt a row to the end; returns returns and TD residuals, (B,) and (steps, B)."""
+    rng = np.random.default_rng(0)
+    obs, _ = envs.reset(seed=0, options={"prompt_index": prompts})
+    watch = Watch(np.zeros(len(prompts)), np.zeros(len(prompts), bool))
+    values, residuals = policy.next_values(obs), []
+    while not watch.is_over.all():
+        obs, rewards, ended, _, infos = envs.step(policy.act(obs, rng))
+        paid = watch.note(rewards, ended, infos)
+        after = policy.next_values(obs)
+        residuals.append(paid + after - values)
+        values = after
+    return watch.returns, np.array(residuals)
 
 
-@pytest.mark.parametrize("prompt", range(NUM_PROMPTS))
-def test_the_optimal_policy_returns_exactly_its_value(solution: Solution, prompt: int) -> None:
-    policy = OptimalPolicy(solution, prompt)
+def test_all_ids_but_two_have_an_exact_optimum(bandit_kwargs: Any) -> None:
+    assert [name for name in IDS if name not in EXACT] == [
+        "textrl/Dialogue-v0",
+        "textrl/TextBandit-v0",
+    ]
+    assert all(has_exact_optimum(task_of(name)) for name in EXACT)
+    assert not has_exact_optimum(task_of("textrl/Dialogue-v0"))
+    assert not has_exact_optimum(task_of("textrl/TextBandit-v0", **bandit_kwargs))
+
+
+def test_the_optimal_policy_returns_exactly_its_value(solution: Optimum) -> None:
+    task, policy = solution.mdp.task, solution.policy
+    count = len(task.prompts)
+    prompts = np.arange(max(96, 3 * count)) % count
     envs = VectorKLPenalty(
-        TextVectorEnv(solution.task, num_envs=64, autoreset_mode=AutoresetMode.DISABLED),
+        TextVectorEnv(task, num_envs=len(prompts), autoreset_mode=AutoresetMode.DISABLED),
         policy=policy,
     )
-    rng = np.random.default_rng(prompt)
-    obs, _ = envs.reset(seed=0, options={"prompt_index": prompt})
-    returns, is_over = np.zeros(64), np.zeros(64, bool)
-    scores = np.zeros(64)
-    while not is_over.all():
-        obs, rewards, terminated, _, infos = envs.step(policy.draw(obs, rng))
-        returns += rewards
-        is_over |= terminated
-        scores += infos.get("score", 0.0)
-    assert returns.std() < 1e-9
-    np.testing.assert_allclose(returns, solution.value_of(prompt), rtol=0, atol=1e-9)
-    assert scores.mean() > 0.9  # for at this β success is worth its KL
+    returns, residuals = play(envs, policy, prompts)
+    assert np.abs(returns - solution.values[prompts]).max() < 1e-9
+    assert max(returns[prompts == prompt].std() for prompt in range(count)) < 1e-9
+    # With V* as critic, no step is a surprise; nor is waiting for the other rows.
+    assert np.abs(residuals).max() < 1e-9
+
+
+def test_one_environment_returns_the_value_too(solution: Optimum) -> None:
+    policy = solution.policy
+    env = KLPenalty(TextEnv(solution.mdp.task), policy=policy)
+    rng = np.random.default_rng(0)
+    for episode in range(2):
+        obs, info = env.reset(seed=episode)
+        value, total, is_over = float(solution.values[info["prompt_index"]]), 0.0, False
+        while not is_over:
+            batch: Any = {key: x[None] for key, x in obs.items()}  # type: ignore[union-attr]
+            obs, reward, is_over, _, info = env.step(int(policy.act(batch, rng)[0]))
+            total += reward
+        total -= info["score"] - info.get("noiseless_score", info["score"])
+        assert total == pytest.approx(value, abs=1e-9)
 
 
 @pytest.mark.parametrize("mode", list(AutoresetMode))
+@pytest.mark.parametrize("obs_mode", ["dict", "flat"])
 def test_with_the_optimal_values_every_step_is_paid_what_it_loses(
-    solution: Solution, mode: AutoresetMode
+    keyword: Optimum, mode: AutoresetMode, obs_mode: Any
 ) -> None:
-    task = with_one_prompt(solution.task, 3)
-    one = replace(solution, task=task)
-    policy = OptimalPolicy(one, 0)
-    envs = VectorKLPenalty(TextVectorEnv(task, num_envs=32, autoreset_mode=mode), policy=policy)
+    policy = keyword.policy
+    envs = VectorKLPenalty(
+        TextVectorEnv(keyword.mdp.task, num_envs=32, autoreset_mode=mode, obs=obs_mode),
+        policy=policy,
+    )
     rng = np.random.default_rng(0)
     obs, _ = envs.reset(seed=0)
     waits, episodes = np.zeros(32, bool), 0
     for _ in range(70):
         before = policy.next_values(obs)
-        obs, rewards, terminated, _, _ = envs.step(policy.draw(obs, rng))
+        obs, rewards, terminated, _, _ = envs.step(policy.act(obs, rng))
         # Nothing is to come after the end, which in SAME_STEP mode the observation does not show.
         after = np.where(terminated, 0.0, policy.next_values(obs))
         residual = np.where(waits, rewards, rewards + after - before)
@@ -195,62 +149,90 @@ def test_with_the_optimal_values_every_step_is_paid_what_it_loses(
     assert episodes > 64
 
 
-def test_one_environment_returns_the_value_too(solution: Solution) -> None:
-    task = with_one_prompt(solution.task, 5)
-    policy = OptimalPolicy(replace(solution, task=task), 0)
-    env = KLPenalty(TextEnv(task), policy=policy)
-    rng = np.random.default_rng(0)
-    for _ in range(15):
-        obs, _ = env.reset(seed=0)
-        total, is_over = 0.0, False
-        while not is_over:
-            batch = {key: value[None] for key, value in obs.items()}  # type: ignore[union-attr]
-            obs, reward, is_over, _, _ = env.step(int(policy.draw(batch, rng)[0]))
-            total += reward
-        assert total == pytest.approx(solution.value_of(5), abs=1e-9)
+class Acting:
+    """What the collector asks of a policy, answered by the optimal one."""
+
+    def __init__(self, policy: OptimalPolicy) -> None:
+        self.next_values = policy.next_values
+        self.log_probs = policy.log_probs
+        self.forget = policy.forget
+        self._policy = policy
+
+    def step(self, obs: Any, rng: np.random.Generator, *, greedy: bool = False) -> Any:
+        from textrl_agents.policies.base import PolicyStep
+
+        log_probs = self._policy.next_log_probs(obs)
+        actions = draw(log_probs, rng)
+        chosen = log_probs[np.arange(len(actions)), actions]
+        return PolicyStep(actions, chosen, np.zeros(len(actions)), self.next_values(obs))
 
 
-def test_whole_episodes_of_a_collector_return_the_value_too(solution: Solution) -> None:
+@pytest.mark.parametrize("name", ["textrl/Keyword-v0", "textrl/Safe-v0"])
+def test_whole_episodes_of_a_collector_return_the_value_too(name: str) -> None:
     from textrl_agents.collector import Collector
 
-    task = with_one_prompt(solution.task, 2)
-    policy = OptimalPolicy(replace(solution, task=task), 0)
-    envs = VectorKLPenalty(TextVectorEnv(task, num_envs=16), policy=policy)
+    solution = optimum(task_of(name))
+    policy = Acting(solution.policy)
+    envs = VectorKLPenalty(TextVectorEnv(solution.mdp.task, num_envs=16), policy=policy)
     episodes = Collector(envs).collect(policy, 64, seed=[0])
-    np.testing.assert_allclose(episodes.returns, solution.value_of(2), rtol=0, atol=1e-9)
+    values = solution.values[episodes.prompt_index]
+    np.testing.assert_allclose(episodes.returns, values, rtol=0, atol=1e-9)
     after = np.pad(episodes.values[:, 1:], ((0, 0), (0, 1)))
     residual = np.where(episodes.response_mask, episodes.rewards + after - episodes.values, 0.0)
     np.testing.assert_allclose(residual, 0, rtol=0, atol=1e-9)
 
 
-def test_another_coefficient_does_not_return_the_value(solution: Solution) -> None:
+def test_another_coefficient_does_not_return_the_value(keyword: Optimum) -> None:
     # The test of the test: were the penalty left out of account, it could not fail.
-    policy = OptimalPolicy(solution, 0)
+    task = keyword.mdp.task
     envs = VectorKLPenalty(
-        TextVectorEnv(solution.task, num_envs=64, autoreset_mode=AutoresetMode.DISABLED),
-        policy=policy,
-        coefficient=1.05 * solution.task.kl_coefficient,
+        TextVectorEnv(task, num_envs=64, autoreset_mode=AutoresetMode.DISABLED),
+        policy=keyword.policy,
+        coefficient=1.05 * task.kl_coefficient,
     )
-    rng = np.random.default_rng(0)
-    obs, _ = envs.reset(seed=0, options={"prompt_index": 0})
-    returns = np.zeros(64)
-    for _ in range(solution.task.max_new_tokens):
-        obs, rewards, _, _, _ = envs.step(policy.draw(obs, rng))
-        returns += rewards
-    assert np.abs(returns - solution.value_of(0)).min() > 1e-3
+    returns, _ = play(envs, keyword.policy, np.zeros(64, np.int64))
+    assert np.abs(returns - keyword.values[0]).min() > 1e-3
 
 
-def test_roll_outs_of_the_reference_agree_with_its_exact_value(solution: Solution) -> None:
-    from textrl_agents.collector import Collector
-    from textrl_agents.policies.fixed import FixedPolicy
+def test_another_policy_does_not_return_the_value(keyword: Optimum) -> None:
+    task = keyword.mdp.task
+    other = optimum(task, kl_coefficient=1.05 * task.kl_coefficient).policy
+    envs = VectorKLPenalty(
+        TextVectorEnv(task, num_envs=64, autoreset_mode=AutoresetMode.DISABLED), policy=other
+    )
+    returns, _ = play(envs, other, np.zeros(64, np.int64))
+    assert returns.std() > 1e-3
 
-    assert solution.task.load_reference is not None
-    policy: Any = FixedPolicy(solution.task.load_reference())
-    envs = VectorKLPenalty(TextVectorEnv(solution.task, num_envs=512), policy=policy)
-    episodes = Collector(envs).collect(policy, 4096, seed=[1])
-    np.testing.assert_allclose(episodes.kl, 0, atol=1e-12)
-    exact = np.array([solution.success_of(prompt) for prompt in range(NUM_PROMPTS)])
-    surprise = episodes.returns - exact[episodes.prompt_index]
-    standard_error = np.sqrt((exact * (1 - exact))[episodes.prompt_index].sum()) / len(episodes)
-    assert abs(surprise.mean()) < 4 * standard_error
-    assert standard_error < 0.2 * exact.mean()  # or this tests nothing
+
+def test_a_policy_solved_for_one_prompt_is_that_of_all(keyword: Optimum) -> None:
+    alone = optimum(with_one_prompt(keyword.mdp.task, 3))
+    assert alone.values[0] == pytest.approx(keyword.values[3], abs=1e-12)
+    assert alone.value == alone.values[0]
+
+
+STEPS = 16
+
+
+def test_the_reference_scores_on_average_what_is_computed(solution: Optimum) -> None:
+    # The first tests cannot tell a wrong reference or reward from a right one: they follow whatever
+    # was solved. Here the environment plays, and the exact law says how far a mean may stray.
+    task = solution.mdp.task
+    assert task.load_reference is not None
+    reference = task.load_reference()
+    count = len(task.prompts)
+    rows = max(256 // count, 1) * count
+    envs = TextVectorEnv(task, num_envs=rows, autoreset_mode=AutoresetMode.DISABLED)
+    rng = np.random.default_rng(1)
+    means = []
+    for batch in range(STEPS):
+        obs, _ = envs.reset(seed=rows * batch, options={"prompt_index": np.arange(rows) % count})
+        reference.forget()
+        watch = Watch(np.zeros(rows), np.zeros(rows, bool))
+        while not watch.is_over.all():
+            actions = draw(np.asarray(reference.next_log_probs(obs), np.float64), rng)
+            obs, rewards, ended, _, infos = envs.step(actions)
+            watch.note(rewards, ended, infos)
+        means.append(watch.returns.mean())
+    variances = [law.probs @ (law.scores - law.probs @ law.scores) ** 2 for law in solution.laws()]
+    standard_error = np.sqrt(np.mean(variances) / (rows * STEPS))
+    assert abs(np.mean(means) - solution.reference_value) < 4 * standard_error
