@@ -13,8 +13,7 @@ __all__ = ["print_evaluations", "print_samples"]
 
 
 def print_evaluations(console: Console, evaluations: Mapping[str, Evaluation]) -> None:
-    """Prints one row a policy: means with standard errors, and the normalised score with its interval.
-    """
+    """Prints one row a policy: means with standard errors, normalised scores with intervals."""
     headings = ["policy", "reward", "KL (nats)", "reward − β KL"]
     has_score = any(not np.isnan(found.normalised_score.mean) for found in evaluations.values())
     headings += ["normalised [95 %]"] * has_score + ["length", "episodes"]

@@ -99,8 +99,7 @@ def _run(
     if isinstance(agent.policy, CausalLMPolicy):
         # With its tokenizer the checkpoint's policy is a Transformers folder like any other.
         base.unwrapped.task.tokenizer.save_pretrained(folder.checkpoint() / "policy")
-    best = _optimum(options, envs)
-    _finish(folder, agent, {**before, "trained": after}, options, console, best=best)
+    _finish(folder, agent, {**before, "trained": after}, options, console, envs=envs)
     return True
 
 
@@ -271,14 +270,23 @@ def _finish(
     options: Train,
     console: Console,
     *,
-    best: Optimum | None,
+    envs: Any,  # noqa: ANN401 - a vector environment
 ) -> None:
     folder.write_result(evaluations)
     title = f"{agent.name} on {options.environment.env}, seed {options.seed}"
+    best = _optimum(options, envs)
     plot_curves(agent.log.rows, evaluations, folder.path / "curves.png", title=title, best=best)
     print_samples(console, evaluations, count=4)
     console.print()
     print_evaluations(console, evaluations)
+    if options.kl_target is not None and has_exact_optimum(envs):
+        found = evaluations["trained"]
+        most = optimum(envs).most_reward(found.kl.mean)
+        console.print(
+            f"no policy of this KL has a mean reward above {most:.3f}: "
+            f"{most - found.reward.mean:.3f} from the frontier",
+            highlight=False,
+        )
     console.print(f"\nresults in {folder.path}", highlight=False, soft_wrap=True)
 
 

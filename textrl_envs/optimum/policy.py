@@ -56,9 +56,9 @@ class OptimalPolicy:
         return rows[np.arange(len(rows)), np.asarray(actions)]
 
     def next_values(self, obs: Any) -> Floats:  # noqa: ANN401 - either form
-        """Returns V* of each observation, (B,): what is still to be paid, that is all of the score.
+        """Returns V* of each observation, (B,): the most that is still to be paid, on average.
 
-        It holds what the tokens written have earned, since the environment pays that at the end.
+        What the tokens written have earned is in it, since the environment pays all at the end.
         """
         time, node, has_ended, earned = self._mdp.locate(obs)
         return np.where(has_ended, 0.0, earned + self._values[time, node])

@@ -91,6 +91,24 @@ class Optimum:
         laws = self.laws(measure)
         return [_mean([law.optimal(beta) for law in laws]) for beta in kl_coefficients]
 
+    def most_reward(self, kl: float) -> float:
+        """Returns the most mean score that a policy with this KL can have: the frontier there.
+
+        What an agent without a fixed β, or best-of-n, is to be compared with. Found by bisection
+        over log β.
+
+        Args:
+            kl: of a response from the reference, in nats. Beyond the KL of the highest scores, more
+                of it buys nothing.
+        """
+        laws = self.laws()
+        low, high = np.log(1e-4 * self.kl_coefficient), np.log(1e6 * self.kl_coefficient)
+        for _ in range(60):
+            middle = (low + high) / 2
+            found = _mean([law.optimal(float(np.exp(middle))) for law in laws])
+            low, high = (middle, high) if found.kl > kl else (low, middle)
+        return _mean([law.optimal(float(np.exp(high))) for law in laws]).reward
+
     def best_of(self, numbers: Sequence[int], *, measure: str | None = None) -> list[FrontierPoint]:
         """Returns reward and KL of the best of n samples of the reference, for each n, exactly."""
         laws = self.laws(measure)
