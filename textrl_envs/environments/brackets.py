@@ -18,7 +18,7 @@ WORDS = words_of("close : ( ) a b")
 @functools.cache
 def brackets(
     *,
-    pairs: int = 3,
+    pairs: int = 2,
     depth: int = 6,
     max_new_tokens: int = 16,
     kl_coefficient: float = 0.1,
