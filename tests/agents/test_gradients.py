@@ -22,6 +22,7 @@ from tests.agents.tiny import (
     enumerate_exactly,
     episodes_of,
     flat_gradient,
+    gradients_of_update,
     played_in,
     relative_error,
     residual,
@@ -76,25 +77,6 @@ def ppo(policy: Policy, **settings: Any) -> PPO:
         **settings,
     }
     return PPO(policy, config=PPOConfig(**given))
-
-
-def gradients_of_update(agent: OnPolicyAgent, episodes: Episodes) -> list[Floats]:
-    """Returns the gradient that each optimiser's step of an update would have used."""
-    found: list[Floats] = []
-
-    def take_instead_of_stepping() -> float:
-        parts = [
-            (torch.zeros_like(p) if p.grad is None else p.grad).reshape(-1)
-            for p in agent.policy.parameters()
-        ]
-        found.append(torch.cat(parts).double().numpy())
-        agent.policy.zero_grad()
-        return 0.0
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(agent, "step_optimizer", take_instead_of_stepping)
-        agent.update(episodes, np.random.default_rng(0))
-    return found
 
 
 def expected_gradient(

@@ -11,12 +11,14 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from numpy.typing import NDArray
 from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import Tensor
 
 from textrl_agents.episodes import Episodes
+from textrl_agents.on_policy import OnPolicyAgent
 from textrl_agents.policies import CausalLMPolicy, NetworkPolicy, Policy, ResidualPolicy
 from textrl_envs.core import FinishReason
 from textrl_envs.language_models.causal import CausalLanguageModel
@@ -434,3 +436,22 @@ def flat_gradient(objective: Tensor, twin: Policy) -> Floats:
 
 def relative_error(found: Floats, expected: Floats) -> float:
     return float(np.linalg.norm(found - expected) / np.linalg.norm(expected))
+
+
+def gradients_of_update(agent: OnPolicyAgent, episodes: Episodes) -> list[Floats]:
+    """Returns the gradient that each optimiser's step of an update would have used."""
+    found: list[Floats] = []
+
+    def take_instead_of_stepping() -> float:
+        parts = [
+            (torch.zeros_like(p) if p.grad is None else p.grad).reshape(-1)
+            for p in agent.policy.parameters()
+        ]
+        found.append(torch.cat(parts).double().numpy())
+        agent.policy.zero_grad()
+        return 0.0
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(agent, "step_optimizer", take_instead_of_stepping)
+        agent.update(episodes, np.random.default_rng(0))
+    return found
