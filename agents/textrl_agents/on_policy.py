@@ -158,7 +158,7 @@ class OnPolicyAgent(ABC):
             "reward": float(episodes.scores.mean()),
             "kl": float(episodes.kl.mean()),
             "return": value,
-            "normalised_score": _normalised_score(value, collector.envs),
+            **_normalised_score(value, collector.envs),
             "kl_coefficient": coefficient,
             "entropy": float(episodes.entropies[episodes.response_mask].mean()),
             "length": float(episodes.lengths.mean()),
@@ -293,17 +293,19 @@ def _coefficient(envs: Any) -> float:  # noqa: ANN401
     return float("nan") if charge is None else charge.coefficient
 
 
-def _normalised_score(value: float, envs: Any) -> float:  # noqa: ANN401
-    """Returns how far a return is from the reference's, 0, to the optimum's, 1; NaN if unknown.
+def _normalised_score(value: float, envs: Any) -> dict[str, float]:  # noqa: ANN401
+    """Returns how far a return is from the reference's, 0, to the optimum's, 1; empty if unknown.
 
-    An adaptive coefficient has no single objective, and no score.
+    An adaptive coefficient has no single objective, and no score; nor has a KL from another
+    reference than the environment's.
     """
     charge = _charge(envs)
     if charge is None or charge.adaptive is not None or not charge.coefficient > 0:
-        return float("nan")
-    if not has_exact_optimum(envs):
-        return float("nan")
-    return optimum(envs, kl_coefficient=charge.coefficient).normalise(value)
+        return {}
+    if not has_exact_optimum(envs) or charge.reference is not envs.unwrapped.reference:
+        return {}
+    best = optimum(envs, kl_coefficient=charge.coefficient)
+    return {"normalised_score": best.normalise(value)}
 
 
 def _adaptive(envs: Any) -> AdaptiveCoefficient | None:  # noqa: ANN401

@@ -52,10 +52,14 @@ def exact_length(
         kl_coefficient: β of the regularised return.
 
     Raises:
-        InvalidInputError: no length, or one for which there is no number or no room.
+        InvalidInputError: no length, one given twice, or one for which there is no number or no
+            room.
     """
     if not isinstance(lengths, tuple) or not lengths:
         raise InvalidInputError(f"lengths must be a sequence of integers; got {lengths!r}.")
+    if len(set(lengths)) < len(lengths):
+        raise InvalidInputError(f"lengths must be different; got {lengths!r}.")
+    check_count("max_new_tokens", max_new_tokens)
     for length in lengths:
         check_count("Each of lengths", length, most=min(len(NUMBERS), max_new_tokens - 1))
     tokenizer = word_tokenizer(WORDS)

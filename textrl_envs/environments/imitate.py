@@ -43,7 +43,7 @@ def imitate(
     Version history:
         v0: first version.
 
-    The reference succeeds about once in a thousand tries. `env.unwrapped.demonstrations` are drawn
+    The reference succeeds about once in 3,500 tries. `env.unwrapped.demonstrations` are drawn
     from the optimal policy itself, so that the best imitator is the optimum, and its cross-entropy
     on them the optimum's entropy. They may be learnt from, alone or beside the reward.
 

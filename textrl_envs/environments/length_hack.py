@@ -4,6 +4,7 @@ import functools
 
 import numpy as np
 
+from textrl_envs.environments.checks import check_count
 from textrl_envs.environments.story_tasks import bigram, story_prompts, story_tokenizer
 from textrl_envs.prompts import PromptTable
 from textrl_envs.rewards.automaton import Automaton, AutomatonReward
@@ -36,6 +37,7 @@ def length_hack(*, max_new_tokens: int = 32, kl_coefficient: float = 0.05) -> Ta
         max_new_tokens: the limit of a response.
         kl_coefficient: β of the regularised return.
     """
+    check_count("max_new_tokens", max_new_tokens)
     tokenizer = story_tokenizer()
     size = len(tokenizer)
     automaton = Automaton(

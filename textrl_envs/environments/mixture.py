@@ -42,9 +42,9 @@ def mixture(*, max_new_tokens: int = 24, kl_coefficient: float = 0.1) -> Task:
     Version history:
         v0: first version.
 
-    Five requests, each before eight openings. The reference grants the first to every third prompt
-    or so, and the last practically never, so that a baseline which is the same for all prompts is
-    wrong for most of them.
+    Five requests, each before eight openings. The reference grants the first one time in six, and
+    the last practically never, so that a baseline which is the same for all prompts is wrong for
+    most of them.
 
     Args:
         max_new_tokens: the limit of a response.

@@ -23,7 +23,7 @@ def parity(
     """Write bits until the ones of prompt and response are a multiple of `modulus`, and end.
 
     Observation:
-        A prompt such as "0 1 1 0 :", then the response, such as "1 0 0 1 0 0 0 1 <eos>".
+        A prompt such as "0 1 1 0 :", then the response, such as "1 0 0 1 0 0 1 1 <eos>".
     Action:
         One of 5 tokens: two bits, a colon, EOS and padding.
     Reward:

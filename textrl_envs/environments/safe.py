@@ -62,9 +62,9 @@ def safe(
     Raises:
         InvalidInputError: a limit outside (0, 1), or a negative price.
     """
-    if not 0 < cost_limit < 1:
+    if not isinstance(cost_limit, int | float) or not 0 < cost_limit < 1:
         raise InvalidInputError(f"cost_limit must be in (0, 1); got {cost_limit!r}.")
-    if price is not None and not 0 <= price < np.inf:
+    if price is not None and not (isinstance(price, int | float) and 0 <= price < np.inf):
         raise InvalidInputError(f"price must be 0 or more, or None; got {price!r}.")
     task_at = functools.partial(_task, max_new_tokens=max_new_tokens, kl_coefficient=kl_coefficient)
     if price is None:

@@ -76,7 +76,8 @@ def tiny_gpt(
     and `KLPenalty` refuses it; policies add to the reference's logits and so never choose one.
 
     Args:
-        reward: scores responses: `module:function`, `file.py:function`, or a function.
+        reward: scores responses: `module:function`, `file.py:function`, or a callable that can be
+            hashed, such as a function.
         top_k: tokens that the reference keeps; there are about `top_k ** max_new_tokens` responses.
         max_new_tokens: the limit of a response.
         kl_coefficient: β of the regularised return.

@@ -12,7 +12,7 @@ with mean n E_ref e^{(r − r_max)/β}, which has an exact confidence limit (Clo
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -83,6 +83,8 @@ def bounds(
     task = env if isinstance(env, Task) else env.unwrapped.task
     beta = task.kl_coefficient if kl_coefficient is None else kl_coefficient
     reference = _checked_reference(task, beta, episodes)
+    # Noise leaves the mean of a score as it is, but not the mean of its exponential.
+    task = replace(task, noise=None)
     by_reference = roll_out(task, reference, episodes, seed=seed)
     played = by_reference if policy is None else roll_out(task, policy, episodes, seed=seed + 1)
     prompts = len(task.prompts)
