@@ -7,6 +7,7 @@ A run that has a result is not made again, so that an interrupted `train` goes o
 """
 
 import csv
+import functools
 import json
 import sys
 from collections.abc import Iterator
@@ -78,12 +79,12 @@ def runs() -> Iterator[tuple[str, Learner, int, Path]]:
 
 def train_all(learners: tuple[str, ...]) -> None:
     """Makes every run of some learners that has no result yet."""
-    from textrl_benchmarks.training import train
+    from textrl_benchmarks.training import complete
 
     for name, learner, seed, folder in runs():
-        if learner.name not in learners or (folder / "result.json").exists():
+        if learner.name not in learners:
             continue
-        train(
+        complete(
             Train(
                 environment=EnvironmentOptions(env=name),
                 agent=learner.agent,
@@ -97,6 +98,7 @@ def train_all(learners: tuple[str, ...]) -> None:
         )
 
 
+@functools.cache
 def _fits_a_table(name: str) -> bool:
     from textrl_agents.policies.table import MAX_NUMBERS
 
@@ -225,8 +227,9 @@ def _smooth(curve: NDArray[np.float64], points: int = 25) -> tuple[list[float], 
 def main(argv: list[str] | None = None) -> None:
     """Trains or writes."""
     words = sys.argv[1:] if argv is None else argv
-    if words[:1] == ["train"]:
-        train_all(tuple(words[1:]) or tuple(learner.name for learner in LEARNERS))
+    names = tuple(learner.name for learner in LEARNERS)
+    if words[:1] == ["train"] and set(words[1:]) <= set(names):
+        train_all(tuple(words[1:]) or names)
     elif words == ["write"]:
         Page().write()
     else:

@@ -48,6 +48,9 @@ class Estimate:
         return self.mean - width, self.mean + width
 
 
+UNKNOWN = Estimate(float("nan"), float("nan"))
+
+
 @dataclass(frozen=True, slots=True)
 class Sample:
     """One episode as text."""
@@ -70,7 +73,8 @@ class Evaluation:
         length: tokens of a response.
         kl_coefficient: β, NaN where there is no reference.
         normalised_score: (J − J_ref) / (J* − J_ref) with the exact J_ref and J* at this β: 0 is the
-            reference, 1 the optimum; NaN where no optimum is exact.
+            reference, 1 the optimum; NaN where no optimum is exact, for a KL from another reference
+            than the environment's, and for greedy play, whose own KL is not measured.
         is_exact: reward, KL, regularised return and score were computed, not sampled.
         samples: the first episodes as text.
     """
@@ -127,7 +131,10 @@ def evaluate(
     beta = charged.charge.coefficient if isinstance(charged, KLPenalty) else float("nan")
     reward, kl = Estimate.of(played.scores), Estimate.of(played.kl)
     regularised_return = Estimate.of(played.returns)
-    is_exact = isinstance(policy, TablePolicy) and not greedy and policy.mdp.task is _task(envs)
+    # Greedy play is another policy, whose KL nobody asked for; and the optimum is that of the
+    # environment's own reference.
+    is_objective = not greedy and _has_own_reference(charged)
+    is_exact = is_objective and isinstance(policy, TablePolicy) and policy.mdp.task is _task(envs)
     if is_exact:
         found = policy.exact()
         reward, kl = (Estimate(float(x.mean()), 0.0) for x in (found.rewards, found.kls))
@@ -139,7 +146,7 @@ def evaluate(
         regularised_return=regularised_return,
         length=Estimate.of(played.lengths.astype(np.float64)),
         kl_coefficient=beta,
-        normalised_score=_normalised(regularised_return, envs, beta),
+        normalised_score=_normalised(regularised_return, envs, beta) if is_objective else UNKNOWN,
         is_exact=is_exact,
         samples=tuple(_sample(envs, played, row) for row in range(min(samples, episodes))),
     )
@@ -150,9 +157,13 @@ def _task(envs: Any) -> Task:  # noqa: ANN401
     return task
 
 
+def _has_own_reference(envs: Any) -> bool:  # noqa: ANN401
+    return isinstance(envs, KLPenalty) and envs.charge.reference is envs.unwrapped.reference  # type: ignore[attr-defined]
+
+
 def _normalised(value: Estimate, envs: Any, beta: float) -> Estimate:  # noqa: ANN401
     if not has_exact_optimum(envs) or not beta > 0:
-        return Estimate(float("nan"), float("nan"))
+        return UNKNOWN
     best = optimum(envs, kl_coefficient=beta)
     width = best.value - best.reference_value
     return Estimate(best.normalise(value.mean), value.standard_error / width)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
+from textrl_benchmarks.plot import save_figure
 from textrl_envs.optimum import FrontierPoint, Optimum
 
 __all__ = ["plot_frontier"]
@@ -53,7 +54,7 @@ def plot_frontier(
     axes.tick_params(labelsize=8)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(fontsize=8, frameon=False)
-    figure.savefig(path, dpi=160, metadata={"Software": None})
+    save_figure(figure, path)
 
 
 def _places(points: Sequence[FrontierPoint]) -> tuple[list[float], list[float]]:

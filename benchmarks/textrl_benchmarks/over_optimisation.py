@@ -34,13 +34,12 @@ RUNS, IMAGES = Path("runs/frontier"), Path("docs/images")
 
 def train_at(name: str, factor: float) -> Path:
     """Trains PPO at a multiple of the environment's β, unless it is done; returns the folder."""
-    from textrl_benchmarks.training import train
+    from textrl_benchmarks.training import complete
 
     folder = RUNS / f"{name.rpartition('/')[2]}-{factor:g}"
-    if not (folder / "result.json").exists():
-        beta = gym.make(name).unwrapped.kl_coefficient * factor  # type: ignore[attr-defined]
-        options = EnvironmentOptions(env=name, kl_coefficient=beta)
-        train(Train(environment=options, total_tokens=TOKENS, eval_episodes=2048, out=folder))
+    beta = gym.make(name).unwrapped.kl_coefficient * factor  # type: ignore[attr-defined]
+    options = EnvironmentOptions(env=name, kl_coefficient=beta)
+    complete(Train(environment=options, total_tokens=TOKENS, eval_episodes=2048, out=folder))
     return folder
 
 

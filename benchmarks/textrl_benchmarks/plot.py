@@ -2,11 +2,15 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from textrl_benchmarks.evaluation import Evaluation
 from textrl_envs.optimum import Optimum
 
-__all__ = ["plot_curves"]
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["plot_curves", "save_figure"]
 
 
 def plot_curves(
@@ -57,4 +61,10 @@ def plot_curves(
         axes.spines[["top", "right"]].set_visible(False)
         if place == 1:
             axes.legend(fontsize=7, frameon=False)
-    figure.savefig(path, dpi=160, metadata={"Software": None})
+    save_figure(figure, path)
+
+
+def save_figure(figure: "Figure", path: Path) -> None:
+    """Writes a picture, PNG or SVG, without what would differ from version to version."""
+    is_svg = path.suffix.lower() == ".svg"
+    figure.savefig(path, dpi=160, metadata={"Date" if is_svg else "Software": None})

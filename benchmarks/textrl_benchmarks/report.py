@@ -31,15 +31,16 @@ def print_evaluations(console: Console, evaluations: Mapping[str, Evaluation]) -
             f"{found.episodes:,}",
         )
     # In a narrow console lines may wrap: cells that wrap would be harder to read.
-    console.width = max(console.width, 100)
+    console.width = max(console.width, 110)
     console.print(table)
 
 
 def _with_interval(found: Evaluation) -> str:
+    numbers = found.normalised_score.mean, *found.normalised_score.interval
+    mean, low, high = (round(number, 3) + 0.0 for number in numbers)  # never "-0.000"
     if found.is_exact:
-        return f"{found.normalised_score.mean:.3f} (exact)"
-    low, high = found.normalised_score.interval
-    return escape(f"{found.normalised_score.mean:.3f} [{low:.3f}, {high:.3f}]")
+        return f"{mean:.3f} (exact)"
+    return escape(f"{mean:.3f} [{low:.3f}, {high:.3f}]")
 
 
 def print_samples(console: Console, evaluations: Mapping[str, Evaluation], count: int) -> None:

@@ -91,6 +91,9 @@ class RunFolder:
         if not isinstance(config, dict) or "options" not in config:
             raise InvalidInputError(f"{self.path / 'config.json'} is broken: it has no options.")
         options: dict[str, Any] = config["options"]
+        for name in ("agent", "environment"):
+            if name not in options:
+                raise InvalidInputError(f"{self.path / 'config.json'} is broken: it has no {name}.")
         return options
 
     def save(self, agent: Any) -> None:  # noqa: ANN401 - an agent

@@ -1,7 +1,8 @@
 """What `textrl train` does: make, train, evaluate, and write a run folder.
 
-train(options)    a new run
-resume(path)      goes on with a run that was stopped or killed, to the same end
+train(options)       a new run
+resume(path)         goes on with a run that was stopped or killed, to the same end
+complete(options)    whichever of the two is needed, or neither
 """
 
 import contextlib
@@ -36,7 +37,7 @@ from textrl_envs.errors import InvalidInputError
 from textrl_envs.optimum import Optimum, has_exact_optimum, optimum
 from textrl_envs.wrappers.vector import AdaptiveCoefficient, KLPenalty
 
-__all__ = ["resume", "train"]
+__all__ = ["complete", "resume", "train"]
 
 
 def train(options: Train) -> bool:
@@ -78,6 +79,20 @@ def resume(path: Path) -> bool:
     agent = agent_class(options.agent).load(folder.checkpoint(), device=options.device)
     Console().print(f"resumed at {agent.tokens:,} tokens", highlight=False)
     return _run(options, agent, base, _held_out(options, base), folder)
+
+
+def complete(options: Train) -> None:
+    """Makes the run of `options.out`: none where it has a result, the rest where it was begun.
+
+    Raises:
+        KeyboardInterrupt: the run was interrupted; so shall be what makes many of them.
+    """
+    assert options.out is not None
+    folder = RunFolder(options.out)
+    if (folder.path / "result.json").exists():
+        return
+    if not (resume(options.out) if folder.has_checkpoint() else train(options)):
+        raise KeyboardInterrupt
 
 
 def _run(

@@ -48,7 +48,7 @@ def tells_of_lantern(
 @functools.cache
 def tiny_gpt(
     *,
-    reward: str | Reward = tells_of_lantern,
+    reward: str | Reward = "textrl_envs.environments.tiny_gpt:tells_of_lantern",
     top_k: int = 3,
     max_new_tokens: int = 8,
     kl_coefficient: float = 0.1,

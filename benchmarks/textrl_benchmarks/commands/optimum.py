@@ -1,6 +1,7 @@
 """`textrl optimum`: the best that can be reached in an environment, exactly or within bounds."""
 
 import json
+import math
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -47,6 +48,10 @@ class Optimum:
         from textrl_envs.optimum import has_exact_optimum
 
         check_numbers(self, positive=("episodes",))
+        if self.max_score is not None and math.isnan(self.max_score):
+            raise InvalidInputError(f"--max-score must be a number; got {self.max_score}.")
+        if self.plot is not None and self.plot.suffix.lower() not in (".png", ".svg"):
+            raise InvalidInputError(f"--plot must end in .png or .svg; got {self.plot}.")
         options = self.environment
         if self.id is not None:
             if options.env not in (self.id, EnvironmentOptions().env):
@@ -105,7 +110,7 @@ class Optimum:
             raise InvalidInputError(f"{name} has no exact frontier to plot; leave out --plot.")
         found = bounds(
             envs,
-            policy=self._policy(),
+            policy=None if self.run_folder is None else self._policy(envs, name),
             episodes=self.episodes,
             seed=self.seed,
             max_score=self.max_score,
@@ -127,11 +132,22 @@ class Optimum:
         ):
             console.print(line, highlight=False, markup=False, soft_wrap=True)
 
-    def _policy(self) -> Any:  # noqa: ANN401
-        if self.run_folder is None:
-            return None
+    def _policy(self, envs: Any, name: str) -> Any:  # noqa: ANN401
+        assert self.run_folder is not None
         from textrl_agents.registry import agent_class
         from textrl_benchmarks.run_folder import RunFolder
 
         folder = RunFolder.open(self.run_folder)
-        return agent_class(folder.options()["agent"]).load(folder.checkpoint()).policy
+        options = folder.options()
+        if (trained_on := options["environment"]["env"]) != name:
+            raise InvalidInputError(
+                f"The agent in {self.run_folder} was trained on {trained_on}, not {name}."
+            )
+        policy = agent_class(options["agent"]).load(folder.checkpoint()).policy
+        expected = envs.unwrapped.task.vocabulary_size
+        if policy.vocabulary_size != expected:
+            raise InvalidInputError(
+                f"The vocabularies do not match: {name} has {expected} tokens, the agent in "
+                f"{self.run_folder} {policy.vocabulary_size}."
+            )
+        return policy
