@@ -27,6 +27,8 @@ from textrl_envs.registration import IDS
 __all__ = ["Learner", "Page", "main"]
 
 TOKENS = 100_000
+MAX_TABLE = 4_000_000
+"""Numbers of a table that is still trained in seconds."""
 SEEDS = (0, 1, 2)
 RUNS = Path("runs/environments")
 
@@ -100,13 +102,11 @@ def train_all(learners: tuple[str, ...]) -> None:
 
 @functools.cache
 def _fits_a_table(name: str) -> bool:
-    from textrl_agents.policies.table import MAX_NUMBERS
-
     env = gym.make(name)
     if not has_exact_optimum(env):
         return False
     mdp = optimum(env).mdp
-    return mdp.limit * mdp.log_ref.size <= MAX_NUMBERS
+    return mdp.limit * mdp.log_ref.size <= MAX_TABLE
 
 
 # --- the page ---
