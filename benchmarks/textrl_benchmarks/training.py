@@ -131,6 +131,8 @@ def _make(options: Train, environment: EnvironmentOptions) -> Any:  # noqa: ANN4
 
 def _check(options: Train) -> None:
     check_numbers(options, positive=("total_tokens", "num_envs", "threads", "checkpoint_seconds"))
+    if options.policy == "table" and options.environment.model is not None:
+        raise InvalidInputError("A table has no model to start from; give --policy or --model.")
     if options.kl_target is not None and not 0 < options.kl_target < float("inf"):
         raise InvalidInputError(f"--kl-target must be positive; got {options.kl_target}.")
     if options.eval_episodes < max(2, options.num_envs):

@@ -59,6 +59,10 @@ class Optimum:
             options = replace(options, env=self.id)
         envs = make_environment(options.env, options.parameters(), 1)
         if has_exact_optimum(envs):
+            if self.run_folder is not None or self.max_score is not None:
+                raise InvalidInputError(
+                    f"{options.env} is solved exactly; --run-folder and --max-score are for bounds."
+                )
             self._print_exact(envs, options.env)
         else:
             self._print_bounds(envs, options.env)
