@@ -30,6 +30,9 @@ __all__ = [
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
+MAX_LAW = 20_000_000
+"""Numbers held at once for the law of the reward: 160 MB."""
+
 TabularPolicy = Callable[[int], Floats]
 """Time -> log-probabilities of the next token at each node, (N, V), in nats."""
 
@@ -106,10 +109,15 @@ def reward_law(mdp: TextMDP, measure: str | None = None) -> list[RewardLaw]:
         measure: also give the mean of this measure at each score.
 
     Raises:
-        InvalidInputError: scores on no lattice of fewer than 4,096 levels.
+        InvalidInputError: scores on no such lattice, or too many different ones.
     """
     atoms, shifts, places = _lattice(mdp)
     count, width = len(mdp.log_ref), len(atoms)
+    if count * width > MAX_LAW:
+        raise InvalidInputError(
+            f"The law of {width:,} different scores at {count:,} nodes is too large to compute. "
+            "Round the scores, or ask for the optimum at single values of kl_coefficient."
+        )
     ends = mdp.end_measures[measure] if measure else np.ones_like(mdp.log_ref)
     probs = np.exp(mdp.log_ref)
     eos = mdp.task.tokenizer.eos_token_id

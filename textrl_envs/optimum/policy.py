@@ -16,7 +16,7 @@ Floats = NDArray[np.float64]
 class OptimalPolicy:
     """π*(a|s) = π_ref(a|s) exp(A*(s, a) / β), read off the exact values.
 
-    It is a language model like any other: the KL wrapper can charge it, a collector can run it.
+    It answers what is asked of a policy: the KL wrapper can charge it, and it can be rolled out.
     Of a text that has ended it says what the reference says of its last node, and value 0.
 
     Args:

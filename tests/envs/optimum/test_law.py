@@ -1,11 +1,14 @@
 """The law of the score, by hand."""
 
 import math
+from typing import Any
 
+import gymnasium as gym
 import numpy as np
 import pytest
 
-from textrl_envs.optimum import RewardLaw
+from textrl_envs.errors import InvalidInputError
+from textrl_envs.optimum import RewardLaw, optimum
 
 RARE = RewardLaw(np.array([0.0, 1.0]), np.array([0.99, 0.01]), np.array([2.0, 5.0]))
 
@@ -78,3 +81,14 @@ def test_scores_that_never_occur_are_dropped_and_the_rest_sums_to_one() -> None:
 def test_a_law_without_measure_says_so() -> None:
     law = RewardLaw.of(np.array([0.0, 1.0]), np.array([0.5, 0.5]))
     assert np.isnan(law.measures).all()
+
+
+def test_a_law_of_too_many_scores_is_refused_before_it_fills_the_memory() -> None:
+    rng = np.random.default_rng(0)
+
+    def any_number(prompts: Any, responses: Any, **more: Any) -> list[float]:
+        return [float(rng.random()) for _ in responses]
+
+    best = optimum(gym.make("textrl/TinyGPT-v0", reward=any_number))
+    with pytest.raises(InvalidInputError, match=r"different scores at 13,362 nodes is too large"):
+        best.laws()
