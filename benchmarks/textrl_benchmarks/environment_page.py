@@ -192,7 +192,7 @@ class Page:
         axes.set_ylim(-0.35, 1.08)
         axes.tick_params(labelsize=6)
         axes.spines[["top", "right"]].set_visible(False)
-        axes.legend(fontsize=6, frameon=False, loc="center right")
+        axes.legend(fontsize=6, frameon=False, loc="best")
         figure.savefig(path, dpi=130, metadata={"Software": None})
 
 
