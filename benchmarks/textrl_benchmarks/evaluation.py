@@ -68,13 +68,14 @@ class Evaluation:
     Args:
         episodes: how many were played.
         reward: the score of an episode.
-        kl: log π − log π_ref summed over a response, in nats; NaN where there is no reference.
+        kl: log π − log π_ref summed over a response, in nats; NaN where there is no reference, and
+            for greedy play, whose own KL is not measured.
         regularised_return: reward − β KL.
         length: tokens of a response.
         kl_coefficient: β, NaN where there is no reference.
         normalised_score: (J − J_ref) / (J* − J_ref) with the exact J_ref and J* at this β: 0 is the
             reference, 1 the optimum; NaN where no optimum is exact, for a KL from another reference
-            than the environment's, and for greedy play, whose own KL is not measured.
+            than the environment's, and for greedy play.
         is_exact: reward, KL, regularised return and score were computed, not sampled.
         samples: the first episodes as text.
     """
@@ -131,6 +132,8 @@ def evaluate(
     beta = charged.charge.coefficient if isinstance(charged, KLPenalty) else float("nan")
     reward, kl = Estimate.of(played.scores), Estimate.of(played.kl)
     regularised_return = Estimate.of(played.returns)
+    if greedy:  # the log-probs are those of sampling, so that the KL would be of another policy
+        kl = regularised_return = UNKNOWN
     # Greedy play is another policy, whose KL nobody asked for; and the optimum is that of the
     # environment's own reference.
     is_objective = not greedy and _has_own_reference(charged)
@@ -165,6 +168,8 @@ def _normalised(value: Estimate, envs: Any, beta: float) -> Estimate:  # noqa: A
     if not has_exact_optimum(envs) or not beta > 0:
         return UNKNOWN
     best = optimum(envs, kl_coefficient=beta)
+    if not best.is_worth_having:
+        return UNKNOWN
     width = best.value - best.reference_value
     return Estimate(best.normalise(value.mean), value.standard_error / width)
 

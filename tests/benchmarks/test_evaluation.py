@@ -216,13 +216,14 @@ def test_every_exact_environment_gives_the_same_reference_each_time_it_is_asked(
             assert made.reference is made.reference
 
 
-def test_greedy_play_has_no_normalised_score() -> None:
-    """Its KL is not the one that is measured: this reference would score above the optimum."""
+def test_greedy_play_has_no_kl_and_no_score_for_it() -> None:
+    """The log-probs are those of sampling: with their KL this one would be above the optimum."""
     envs = gym.make_vec("textrl/Passcode-v0", num_envs=8, length=1, digits=3)
     policy = FixedPolicy(envs.unwrapped.reference)  # type: ignore[attr-defined]
     found = evaluate(policy, envs, episodes=16, greedy=True)
-    assert found.regularised_return.mean > optimum(envs).value
-    assert math.isnan(found.normalised_score.mean)
+    assert found.reward.mean == 1.0 > optimum(envs).value
+    for number in (found.kl, found.regularised_return, found.normalised_score):
+        assert math.isnan(number.mean)
 
 
 # --- tables ---

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from textrl_envs.errors import InvalidInputError
 from textrl_envs.language_models.base import LanguageModel
 from textrl_envs.optimum.roll_out import Played, Sampled, roll_out
+from textrl_envs.optimum.solve import task_of
 from textrl_envs.task import Task
 
 __all__ = ["Bound", "Bounds", "binomial_upper_limit", "bounds"]
@@ -80,7 +81,7 @@ def bounds(
         InvalidInputError: no reference, β not positive, too few episodes, or a score above
             `max_score`.
     """
-    task = env if isinstance(env, Task) else env.unwrapped.task
+    task = task_of(env)
     beta = task.kl_coefficient if kl_coefficient is None else kl_coefficient
     reference = _checked_reference(task, beta, episodes)
     # Noise leaves the mean of a score as it is, but not the mean of its exponential.

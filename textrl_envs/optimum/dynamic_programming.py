@@ -58,10 +58,26 @@ def soft_values(mdp: TextMDP, kl_coefficient: float) -> Floats:
     values = np.zeros((mdp.limit + 1, len(mdp.log_ref)))
     for time in reversed(range(mdp.limit)):
         payoff = mdp.payoff(time, values[time + 1], mdp.token_scores, mdp.end_scores)
+        if np.ptp(payoff) < kl_coefficient / 2:
+            values[time] = _soft_mean(mdp.log_ref, payoff, kl_coefficient)
+            continue
         payoff /= kl_coefficient
         payoff += mdp.log_ref
         values[time] = kl_coefficient * _log_sum_exp(payoff)
     return values
+
+
+def _soft_mean(log_ref: Floats, payoff: Floats, kl_coefficient: float) -> Floats:
+    """Returns β log Σ π_ref e^{r/β} where β is large.
+
+    Around the mean the logarithm is of 1 plus little; written out, its rounding times β would swamp
+    what the policy can gain.
+    """
+    probs = np.exp(log_ref)
+    means = (probs * payoff).sum(axis=-1) / probs.sum(axis=-1)
+    little = (probs * np.expm1((payoff - means[:, None]) / kl_coefficient)).sum(axis=-1)
+    found: Floats = means + kl_coefficient * np.log1p(little)
+    return found
 
 
 def optimal_log_probs(mdp: TextMDP, values: Floats, kl_coefficient: float) -> TabularPolicy:

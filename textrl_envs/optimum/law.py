@@ -53,6 +53,10 @@ class RewardLaw:
     def value(self, kl_coefficient: float) -> float:
         """Returns V* = β log Σ p_i e^{r_i / β}."""
         top = self.scores[-1]
+        if np.ptp(self.scores) < kl_coefficient / 2:  # where rounding times β would show
+            mean = self.probs @ self.scores
+            little = self.probs @ np.expm1((self.scores - mean) / kl_coefficient)
+            return float(mean + kl_coefficient * np.log1p(little))
         total = (self.probs * np.exp((self.scores - top) / kl_coefficient)).sum()
         return float(top + kl_coefficient * np.log(total))
 
@@ -80,6 +84,6 @@ class RewardLaw:
         log_ratio = np.log(chosen / self.probs, where=chosen > 0, out=np.zeros(len(chosen)))
         return FrontierPoint(
             reward=float(chosen @ self.scores),
-            kl=float(chosen @ log_ratio),
+            kl=max(float(chosen @ log_ratio), 0.0),  # never less, but for rounding
             measure=float(chosen @ self.measures),
         )

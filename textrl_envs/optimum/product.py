@@ -10,12 +10,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from textrl_envs.errors import InvalidInputError
 from textrl_envs.language_models.ngram import NGramModel
 from textrl_envs.optimum.mdp import TextMDP, check_prompts
 from textrl_envs.rewards.automaton import Automaton, AutomatonReward
 from textrl_envs.task import Task
 
 __all__ = ["build_product", "is_product"]
+
+MAX_WORK = 1_000_000_000
+"""Nodes times tokens times T: about a minute of one core."""
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -38,7 +42,7 @@ def build_product(task: Task) -> TextMDP:
         task: one that `is_product`.
 
     Raises:
-        InvalidInputError: prompts that cannot be told apart (`check_prompts`).
+        InvalidInputError: prompts that cannot be told apart (`check_prompts`), or too many nodes.
     """
     assert isinstance(task.reward, AutomatonReward)
     check_prompts(task)
@@ -51,6 +55,7 @@ def build_product(task: Task) -> TextMDP:
         children = np.delete(_children(newest, automata, stride), task.tokenizer.eos_token_id, 1)
         newest = np.setdiff1d(children, keys)
         keys = np.union1d(keys, newest)
+        _check_size(len(keys), task)
     child_keys = _children(keys, automata, stride)
     # EOS leads nowhere; what stands there is never read.
     child_keys[:, task.tokenizer.eos_token_id] = keys[0]
@@ -67,6 +72,16 @@ def build_product(task: Task) -> TextMDP:
             name: values[automaton[:, None], after] for name, values in automata.measures.items()
         },
     )
+
+
+def _check_size(nodes: int, task: Task) -> None:
+    work = nodes * task.vocabulary_size * task.max_new_tokens
+    if work > MAX_WORK:
+        raise InvalidInputError(
+            f"The task has {nodes:,} nodes or more, {task.vocabulary_size} tokens and "
+            f"{task.max_new_tokens} times: too much to be solved exactly. Lower max_new_tokens, or "
+            "let the reward keep fewer states."
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from textrl_envs.environments.checks import check_count
 from textrl_envs.errors import InvalidInputError
 from textrl_envs.language_models.top_k import TopKModel
 from textrl_envs.optimum.dynamic_programming import (
@@ -66,11 +67,18 @@ class Optimum:
     @property
     def kl(self) -> float:
         """KL(π* ‖ π_ref) of a response, in nats."""
-        return float(self.at_optimum.kls.mean())
+        return max(float(self.at_optimum.kls.mean()), 0.0)  # never less, but for rounding
 
     def normalise(self, value: float) -> float:
-        """Returns the normalised score of a J: (J − J_ref) / (J* − J_ref)."""
+        """Returns the normalised score of a J, (J − J_ref) / (J* − J_ref); NaN if that is 0/0."""
+        if not self.is_worth_having:
+            return float("nan")
         return (value - self.reference_value) / (self.value - self.reference_value)
+
+    @property
+    def is_worth_having(self) -> bool:
+        """Tells whether anything is to be gained over the reference."""
+        return self.value - self.reference_value > 1e-12
 
     def laws(self, measure: str | None = None) -> list[RewardLaw]:
         """Returns the distribution of the score under the reference, one a prompt.
@@ -88,6 +96,9 @@ class Optimum:
         self, kl_coefficients: Sequence[float], *, measure: str | None = None
     ) -> list[FrontierPoint]:
         """Returns reward and KL of the optimum at each β: no policy has more reward for its KL."""
+        kl_coefficients = np.asarray(kl_coefficients).tolist()  # numpy's numbers as well
+        for beta in kl_coefficients:
+            _check_coefficient(beta)
         laws = self.laws(measure)
         return [_mean([law.optimal(beta) for law in laws]) for beta in kl_coefficients]
 
@@ -111,6 +122,9 @@ class Optimum:
 
     def best_of(self, numbers: Sequence[int], *, measure: str | None = None) -> list[FrontierPoint]:
         """Returns reward and KL of the best of n samples of the reference, for each n, exactly."""
+        numbers = np.asarray(numbers).tolist()
+        for number in numbers:
+            check_count("Each of numbers", number)
         laws = self.laws(measure)
         return [_mean([law.best_of(number) for law in laws]) for number in numbers]
 
@@ -125,14 +139,32 @@ def optimum(env: Any, *, kl_coefficient: float | None = None) -> Optimum:  # noq
     Raises:
         InvalidInputError: no optimum can be computed exactly; `bounds` may serve.
     """
-    task = env if isinstance(env, Task) else env.unwrapped.task
+    task = task_of(env)
     beta = task.kl_coefficient if kl_coefficient is None else kl_coefficient
-    if not 0 < beta < float("inf"):
+    _check_coefficient(beta)
+    return _solve(task, beta)
+
+
+def task_of(env: Any) -> Task:  # noqa: ANN401 - whatever a user gives
+    """Returns the task of a text environment, wrapped or not, or the task itself.
+
+    Raises:
+        InvalidInputError: something else.
+    """
+    task = env if isinstance(env, Task) else getattr(getattr(env, "unwrapped", None), "task", None)
+    if not isinstance(task, Task):
+        raise InvalidInputError(
+            f"Expected a text environment such as gym.make('textrl/Keyword-v0'); got {env!r:.80}."
+        )
+    return task
+
+
+def _check_coefficient(beta: float) -> None:
+    if not isinstance(beta, int | float) or not 0 < beta < float("inf"):
         raise InvalidInputError(
             f"An optimum needs a positive kl_coefficient, or the policy may leave the reference "
-            f"for nothing; got {beta}."
+            f"for nothing; got {beta!r}."
         )
-    return _solve(task, beta)
 
 
 def has_exact_optimum(env: Any) -> bool:  # noqa: ANN401 - a text environment or a Task
@@ -141,7 +173,7 @@ def has_exact_optimum(env: Any) -> bool:  # noqa: ANN401 - a text environment or
     So it is for an n-gram reference with automata, and for a reference that keeps k tokens. Other
     tasks may be small enough too; `optimum` finds out.
     """
-    task = env if isinstance(env, Task) else env.unwrapped.task
+    task = task_of(env)
     if task.load_reference is None or task.kl_coefficient <= 0:
         return False
     return is_product(task) or isinstance(task.load_reference(), TopKModel)

@@ -99,6 +99,8 @@ class Optimum:
         table.add_row("optimum", f"{best.reward:.6f}", f"{best.kl:.6f}", f"{best.value:.6f}", "1")
         console.print(f"{name}: exact, β = {best.kl_coefficient:g}", highlight=False)
         console.print(table)
+        if not best.is_worth_having:
+            console.print("nothing is to be gained: no policy is better than the reference")
         for measure in best.at_optimum.measures:
             means = [x.measures[measure].mean() for x in (best.at_reference, best.at_optimum)]
             console.print(

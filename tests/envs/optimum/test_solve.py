@@ -281,3 +281,39 @@ def test_no_best_of_n_has_more_reward_than_the_most_for_its_kl() -> None:
     solved = optimum(task_of("textrl/KeywordDense-v0"))
     for point in solved.best_of([1, 2, 4, 64, 4096]):
         assert point.reward <= solved.most_reward(point.kl) + 1e-6
+
+
+@pytest.mark.parametrize("beta", [1e3, 1e6, 1e9, 1e12])
+def test_a_large_coefficient_leaves_half_the_variance_over_beta_to_be_gained(beta: float) -> None:
+    # β log E e^{r/β} = E r + Var r / 2β + ...: rounding times β must not swamp it.
+    best = optimum(gym.make("textrl/Keyword-v0"), kl_coefficient=beta)
+    success = best.at_reference.rewards
+    expected = np.mean(success * (1 - success)) / 2
+    gain = (best.value - best.reference_value) * beta
+    assert gain == pytest.approx(expected, rel=1e-3)
+    by_law = np.mean([law.value(beta) for law in best.laws()]) - best.reference_value
+    assert by_law * beta == pytest.approx(expected, rel=1e-3)
+    assert best.kl >= 0
+
+
+def test_numbers_that_mean_nothing_are_refused() -> None:
+    best = optimum(gym.make("textrl/Keyword-v0"))
+    for betas in ([0.0], [-1.0], [float("nan")]):
+        with pytest.raises(InvalidInputError, match="needs a positive kl_coefficient"):
+            best.frontier(betas)
+    for numbers in ([0], [-1]):
+        with pytest.raises(InvalidInputError, match="Each of numbers must be an integer"):
+            best.best_of(numbers)
+    with pytest.raises(InvalidInputError, match="Expected a text environment such as"):
+        optimum("textrl/Keyword-v0")
+
+
+def test_a_task_that_cannot_be_done_has_no_normalised_score() -> None:
+    best = optimum(gym.make("textrl/Brackets-v0", pairs=100))
+    assert not best.is_worth_having
+    assert np.isnan(best.normalise(0.0))
+
+
+def test_a_graph_that_is_too_large_is_refused_at_once() -> None:
+    with pytest.raises(InvalidInputError, match="too much to be solved exactly"):
+        optimum(gym.make("textrl/LongKeyword-v0", sentences_apart=100))
