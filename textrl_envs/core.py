@@ -112,7 +112,8 @@ class TextCore:
 
         Args:
             rows: that ended, B of them.
-            generators: one a row; each gives one number where the task has noise, else none.
+            generators: one for each of the N rows. Those of rows that ended give one number each
+                where the task has noise, and are not touched where it has none.
 
         Raises:
             RewardError: the reward raised, or gave other than finite numbers.
@@ -130,7 +131,7 @@ class TextCore:
         )
         if self.task.noise is None:
             return scores, extras
-        uniforms = np.array([generator.random() for generator in generators])
+        uniforms = np.array([generators[row].random() for row in rows.tolist()])
         return self.task.noise(scores, uniforms), {"noiseless_score": scores, **extras}
 
     def prompt_ids(self, row: int) -> NDArray[np.int64]:

@@ -149,7 +149,7 @@ class TextVectorEnv(VectorEnv[Any, Any, Any]):
         if not ended.size:
             return self._observe(), rewards, terminated, truncated, self._infos()
 
-        scores, extras = self._core.score(ended, [self._generators[row] for row in ended.tolist()])
+        scores, extras = self._core.score(ended, self._generators)
         rewards[ended] = scores
         terminated[ended] = True
         self._is_running[ended] = False

@@ -1,17 +1,11 @@
 """Imitate: too rare to be found, but shown. Demonstrations beside reward."""
 
 import functools
+from dataclasses import replace
 
 from textrl_envs.demonstrations import Demonstrations
 from textrl_envs.environments.checks import check_count
-from textrl_envs.environments.story_tasks import (
-    bigram,
-    keyword_ids,
-    story_prompts,
-    story_tokenizer,
-)
-from textrl_envs.prompts import PromptTable
-from textrl_envs.rewards.automaton import AutomatonReward, ordered_keywords
+from textrl_envs.environments.keyword import keyword
 from textrl_envs.task import Task
 
 __all__ = ["imitate"]
@@ -60,27 +54,9 @@ def imitate(
     """
     check_count("demonstrations", demonstrations)
     check_count("demonstration_seed", demonstration_seed, least=0)
-    tokenizer = story_tokenizer()
-    automaton = ordered_keywords(
-        keyword_ids(keywords),
-        vocabulary_size=len(tokenizer),
-        eos_token_id=tokenizer.eos_token_id,
-    )
-    prompts = PromptTable(story_prompts(f"tell of {' and '.join(keywords)} :"), tokenizer)
-
-    def make(load_demonstrations: functools.partial[Demonstrations] | None) -> Task:
-        return Task(
-            tokenizer=tokenizer,
-            prompts=prompts,
-            reward=AutomatonReward([automaton]),
-            max_new_tokens=max_new_tokens,
-            load_reference=bigram,
-            kl_coefficient=kl_coefficient,
-            load_demonstrations=load_demonstrations,
-        )
-
-    drawn = functools.partial(_draw, make(None), demonstrations, demonstration_seed)
-    return make(drawn)
+    task = keyword(keywords=keywords, max_new_tokens=max_new_tokens, kl_coefficient=kl_coefficient)
+    drawn = functools.partial(_draw, task, demonstrations, demonstration_seed)
+    return replace(task, load_demonstrations=drawn)
 
 
 @functools.cache

@@ -1,14 +1,10 @@
 """KeywordDense: the twin of Keyword that pays for each word. What differs is the credit alone."""
 
 import functools
+from dataclasses import replace
 
-from textrl_envs.environments.story_tasks import (
-    bigram,
-    keyword_ids,
-    story_prompts,
-    story_tokenizer,
-)
-from textrl_envs.prompts import PromptTable
+from textrl_envs.environments.keyword import keyword
+from textrl_envs.environments.story_tasks import keyword_ids
 from textrl_envs.rewards.automaton import AutomatonReward, ordered_keywords
 from textrl_envs.task import Task
 
@@ -49,18 +45,11 @@ def keyword_dense(
     Raises:
         InvalidInputError: no keyword, or one that is no word of the vocabulary.
     """
-    tokenizer = story_tokenizer()
+    task = keyword(keywords=keywords, max_new_tokens=max_new_tokens, kl_coefficient=kl_coefficient)
     automaton = ordered_keywords(
         keyword_ids(keywords),
-        vocabulary_size=len(tokenizer),
-        eos_token_id=tokenizer.eos_token_id,
+        vocabulary_size=task.vocabulary_size,
+        eos_token_id=task.tokenizer.eos_token_id,
         is_partial=True,
     )
-    return Task(
-        tokenizer=tokenizer,
-        prompts=PromptTable(story_prompts(f"tell of {' and '.join(keywords)} :"), tokenizer),
-        reward=AutomatonReward([automaton]),
-        max_new_tokens=max_new_tokens,
-        load_reference=bigram,
-        kl_coefficient=kl_coefficient,
-    )
+    return replace(task, reward=AutomatonReward([automaton]))

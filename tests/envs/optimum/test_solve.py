@@ -314,6 +314,6 @@ def test_a_task_that_cannot_be_done_has_no_normalised_score() -> None:
     assert np.isnan(best.normalise(0.0))
 
 
-def test_a_graph_that_is_too_large_is_refused_at_once() -> None:
+def test_a_graph_that_is_too_large_is_refused_before_it_is_solved() -> None:
     with pytest.raises(InvalidInputError, match="too much to be solved exactly"):
         optimum(gym.make("textrl/LongKeyword-v0", sentences_apart=100))
