@@ -3,13 +3,15 @@
 # make test      installs, and runs every check that CI runs
 # make check     the quick part: lint, types, import contracts, fast tests
 # make bench     speed beside peers
+# make peers     a .venv-trl-ppo and a .venv-trl, for the peers of the speed benchmark
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
+PEERS := benchmarks/textrl_benchmarks/speed/peers
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export MPLBACKEND := Agg
 
-.PHONY: install demo test check bench lint types contracts tests wheel
+.PHONY: install peers demo test check bench lint types contracts tests wheel
 
 install: .venv/installed
 
@@ -17,6 +19,17 @@ install: .venv/installed
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --constraint constraints.txt torch==2.13.0
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[dev]"
+	touch $@
+
+peers: .venv-trl-ppo/installed .venv-trl/installed
+
+.venv-trl-ppo/installed: $(PEERS)/trl_ppo.txt
+.venv-trl/installed: $(PEERS)/trl.txt
+
+.venv-trl-ppo/installed .venv-trl/installed: constraints.txt
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/pip install --quiet --constraint constraints.txt torch==2.13.0
+	$(@D)/bin/pip install --quiet --constraint constraints.txt --requirement $(filter %/trl_ppo.txt %/trl.txt,$^)
 	touch $@
 
 demo: install

@@ -14,11 +14,10 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-from transformers import GPT2Model
 
 import textrl_agents.collector
-import textrl_agents.policies.base
 import textrl_agents.policies.causal_lm
+import textrl_agents.policies.distribution
 import textrl_agents.ppo
 import textrl_agents.reinforce
 import textrl_envs.language_models.prefix_reader
@@ -35,8 +34,9 @@ from textrl_agents.ppo import PPO
 from textrl_agents.reinforce import REINFORCE
 from textrl_envs.core import FinishReason, TextCore
 from textrl_envs.language_models.decoder import Decoder
+from textrl_envs.language_models.fast.attention import CompiledAttention, TorchAttention
+from textrl_envs.language_models.fast.decode import LeanTrunk
 from textrl_envs.language_models.ngram import NGramModel
-from textrl_envs.language_models.slot_cache import SlotCache
 from textrl_envs.vector_env import TextVectorEnv
 from textrl_envs.wrappers.kl_charge import KLCharge
 
@@ -68,7 +68,12 @@ def change_arguments(patch: pytest.MonkeyPatch, owner: Any, name: str, change: C
 
 def a_token_is_read_from_its_own_hidden_state(patch: pytest.MonkeyPatch) -> None:
     """hidden[:, t] where hidden[:, t - 1] predicts token t."""
-    change_result(patch, Decoder, "hidden", lambda hidden, *_: hidden.roll(-1, dims=1))
+
+    def late(self: Decoder, ids: Any, mask: Any, places: Any) -> tuple[Any, ...]:
+        last = np.asarray(mask).sum(axis=1)[places[0]] - 1
+        return self, ids, mask, (places[0], np.minimum(places[1] + 1, last))
+
+    change_arguments(patch, Decoder, "hidden_at", late)
 
 
 def the_reference_scores_stand_one_column_early(patch: pytest.MonkeyPatch) -> None:
@@ -89,17 +94,23 @@ def padding_on_the_left_counts_as_text(patch: pytest.MonkeyPatch) -> None:
 
 def positions_are_left_to_the_model(patch: pytest.MonkeyPatch) -> None:
     """It counts every token that it reads alone as the first of its text."""
-    original = GPT2Model.forward
-
-    def forward(self: GPT2Model, *args: Any, position_ids: Any = None, **settings: Any) -> Any:
-        return original(self, *args, **settings)
-
-    patch.setattr(GPT2Model, "forward", forward)
+    change_arguments(
+        patch,
+        LeanTrunk,
+        "_embed",
+        lambda self, tokens, positions: (self, tokens, torch.zeros_like(positions)),
+    )
 
 
 def the_cache_shows_what_longer_rows_wrote(patch: pytest.MonkeyPatch) -> None:
     """Rows that begin again look at columns of the text before."""
-    change_result(patch, SlotCache, "aim", lambda mask, *_: torch.ones_like(mask))
+    for attention in (CompiledAttention, TorchAttention):
+        change_arguments(
+            patch,
+            attention,
+            "__init__",
+            lambda self, rows, at, *rest: (self, rows, np.full_like(at, at.max()), *rest),
+        )
 
 
 def every_response_is_taken_to_begin_where_the_longest_prompt_ends(
@@ -116,22 +127,22 @@ def every_response_is_taken_to_begin_where_the_longest_prompt_ends(
 
 
 def training_forgets_the_temperature(patch: pytest.MonkeyPatch) -> None:
-    original = NetworkPolicy._read_episodes
+    original = NetworkPolicy.evaluate
 
     def read(self: NetworkPolicy, episodes: Episodes) -> Any:
         with pytest.MonkeyPatch.context() as inner:
             inner.setattr(self, "temperature", 1.0)
             return original(self, episodes)
 
-    patch.setattr(NetworkPolicy, "_read_episodes", read)
+    patch.setattr(NetworkPolicy, "evaluate", read)
 
 
 def sampling_has_a_temperature_of_its_own(patch: pytest.MonkeyPatch) -> None:
     change_arguments(
         patch,
-        textrl_agents.policies.base,
+        textrl_agents.policies.distribution,
         "sample",
-        lambda log_probs, uniforms: ((log_probs / 0.7).log_softmax(-1), uniforms),
+        lambda weights, uniforms: (weights ** (1 / 0.7), uniforms),
     )
 
 

@@ -16,7 +16,7 @@ import pytest
 import torch
 from gymnasium.vector import AutoresetMode
 
-import textrl_agents.policies.base
+import textrl_agents.policies.distribution
 import textrl_agents.ppo
 from tests.agents.tiny import (
     EOS,
@@ -171,7 +171,7 @@ def every_episode(task: Task, policy: Policy) -> Episodes:
     tokens = iter(torch.from_numpy(np.tile(script, prompts)))
     count = prompts * len(responses)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(textrl_agents.policies.base, "sample", lambda *_: next(tokens))
+        patch.setattr(textrl_agents.policies.distribution, "sample", lambda *_: next(tokens))
         return Collector(with_kl(task, policy, count)).collect(
             policy, count, seed=[0], group_size=len(responses), is_balanced=True
         )

@@ -39,9 +39,10 @@ from textrl_agents.policies import (
     load_policy,
     make_policy,
 )
-from textrl_agents.policies.base import sample
+from textrl_agents.policies.distribution import sample
 from textrl_envs.errors import InvalidInputError
 from textrl_envs.language_models.causal import CausalLanguageModel
+from textrl_envs.language_models.fast.decode import LeanTrunk
 from textrl_envs.language_models.ngram import NGramModel
 from textrl_envs.task import Task
 
@@ -83,7 +84,7 @@ def test_tokens_are_drawn_as_often_as_their_probabilities_say() -> None:
     probabilities = torch.tensor([0.05, 0.4, 0.001, 0.25, 0.299])
     number = 100_000
     uniforms = torch.from_numpy(np.random.default_rng(0).random(number))
-    drawn = sample(probabilities.log().expand(number, 5), uniforms)
+    drawn = sample(probabilities.expand(number, 5), uniforms)
     counts = torch.bincount(drawn, minlength=5).double()
     expected = probabilities.double() * number
     chi_square = float(((counts - expected).square() / expected).sum())
@@ -93,7 +94,7 @@ def test_tokens_are_drawn_as_often_as_their_probabilities_say() -> None:
 def test_a_draw_is_the_first_token_whose_cumulative_probability_exceeds_the_number() -> None:
     log_probs = torch.tensor([0.25, 0.25, 0.5], dtype=torch.float64).log()
     uniforms = [0.0, 0.24, 0.26, 0.49, 0.51, 0.99]
-    drawn = sample(log_probs.expand(6, 3), torch.tensor(uniforms, dtype=torch.float64))
+    drawn = sample(log_probs.exp().expand(6, 3), torch.tensor(uniforms, dtype=torch.float64))
     assert drawn.tolist() == [0, 0, 1, 1, 2, 2]
 
 
@@ -106,7 +107,7 @@ def test_a_token_of_probability_zero_is_never_drawn(uniform: float, dtype: torch
     is_possible = torch.rand(2000, 9, generator=generator) < 0.5
     is_possible[:, 4] = True
     log_probs = logits.masked_fill(~is_possible, -math.inf).log_softmax(-1)
-    drawn = sample(log_probs, torch.full((2000,), uniform, dtype=torch.float64))
+    drawn = sample(log_probs.exp(), torch.full((2000,), uniform, dtype=torch.float64))
     assert bool(is_possible.gather(1, drawn[:, None]).all())
 
 
@@ -114,7 +115,7 @@ def test_a_lone_possible_token_is_always_drawn() -> None:
     log_probs = torch.full((9, 9), -math.inf)
     log_probs.fill_diagonal_(0.0)
     for uniform in (0.0, 0.5, ALMOST_ONE):
-        drawn = sample(log_probs, torch.full((9,), uniform, dtype=torch.float64))
+        drawn = sample(log_probs.exp(), torch.full((9,), uniform, dtype=torch.float64))
         assert drawn.tolist() == list(range(9))
 
 
@@ -236,16 +237,24 @@ def test_two_forwards_are_equal_though_the_config_has_dropout(kind: str) -> None
 
 @contextmanager
 def counted_forwards(policy: Policy) -> Iterator[list[int]]:
-    """Lists the number of tokens of every forward of the trunk."""
+    """Lists the number of tokens of every forward of the trunk, lean or its own."""
     seen: list[int] = []
+    lean = LeanTrunk.read
 
     def note(module: Any, args: Any, kwargs: dict[str, Any]) -> None:
         seen.append(kwargs["input_ids"].numel())
 
+    def note_lean(self: LeanTrunk, tokens: Any, *rest: Any) -> Any:
+        if self._trunk is policy.trunk:
+            seen.append(tokens.size)
+        return lean(self, tokens, *rest)
+
     assert isinstance(policy, NetworkPolicy)
     hook = policy.trunk.register_forward_pre_hook(note, with_kwargs=True)
     try:
-        yield seen
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(LeanTrunk, "read", note_lean)
+            yield seen
     finally:
         hook.remove()
 

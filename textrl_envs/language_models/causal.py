@@ -70,17 +70,17 @@ class CausalLanguageModel:
 
     def forget(self) -> None:
         """Drops the cache: what is read next is read afresh, to the last bit."""
-        self._decoder.reader.forget()
+        self._decoder.forget()
 
     @torch.no_grad()
     def next_log_probs(self, obs: Any) -> NDArray[np.float32]:  # noqa: ANN401 - either form
         """Returns the log-probabilities of all next tokens, in nats, float32 (B, V)."""
-        return _to_numpy(self._log_softmax(self._decoder.reader.read(obs)))
+        return _to_numpy(self._next_log_probs(obs))
 
     @torch.no_grad()
     def log_probs(self, obs: Any, actions: NDArray[np.integer[Any]]) -> NDArray[np.float32]:  # noqa: ANN401
         """Returns the log-probability of each action in each observation, in nats, (B,)."""
-        log_probs = self._log_softmax(self._decoder.reader.read(obs))
+        log_probs = self._next_log_probs(obs)
         chosen = torch.as_tensor(np.asarray(actions), device=log_probs.device)[:, None]
         return _to_numpy(log_probs.gather(1, chosen)[:, 0])
 
@@ -92,17 +92,18 @@ class CausalLanguageModel:
 
         0 in column 0, which nothing precedes, and behind the text.
         """
-        ids = self._right_padded(input_ids, attention_mask)  # without columns of padding alone
-        hidden = self._decoder.hidden(ids)[:, :-1]  # [B, L-1, H]
-        targets = ids[:, 1:]
-        rows = max(1, CHUNK_ELEMENTS // (self._decoder.vocabulary_size * max(1, hidden.shape[1])))
+        is_text = _right_padded(attention_mask)
+        rows, columns = np.nonzero(is_text[:, 1:])  # each token but the first, from the one before
+        hidden = self._decoder.hidden_at(input_ids, is_text, (rows, columns))  # [M, H]
+        tokens = torch.from_numpy(np.asarray(input_ids)[rows, columns + 1]).to(hidden.device)
+        size = max(1, CHUNK_ELEMENTS // self._decoder.vocabulary_size)
         parts = [
-            self._log_softmax(h).gather(2, t[..., None])[..., 0]
-            for h, t in zip(torch.split(hidden, rows), torch.split(targets, rows), strict=True)
+            self._log_softmax(h).gather(1, t[:, None])[:, 0]
+            for h, t in zip(torch.split(hidden, size), torch.split(tokens, size), strict=True)
         ]
         scores = np.zeros(np.shape(input_ids), np.float32)
-        scores[:, 1 : ids.shape[1]] = _to_numpy(torch.cat(parts))
-        return np.where(np.asarray(attention_mask) != 0, scores, np.float32(0))
+        scores[rows, columns + 1] = _to_numpy(torch.cat(parts))
+        return scores
 
     @torch.no_grad()
     def log_probs_at(
@@ -112,27 +113,33 @@ class CausalLanguageModel:
         places: tuple[NDArray[np.integer[Any]], NDArray[np.integer[Any]]],
     ) -> NDArray[np.float32]:
         """Returns log p(. | tokens up to and with a place) for M places, (M, V), in nats."""
-        hidden = self._decoder.hidden(self._right_padded(input_ids, attention_mask))
-        return _to_numpy(self._log_softmax(hidden[places]))
+        hidden = self._decoder.hidden_at(input_ids, _right_padded(attention_mask), places)
+        return _to_numpy(self._log_softmax(hidden))
 
     def save(self, folder: str | Path) -> None:
         """Writes an ordinary Transformers folder."""
         self.model.save_pretrained(folder)
 
+    def _next_log_probs(self, obs: Any) -> Tensor:  # noqa: ANN401 - either form
+        return self._normalised(self._decoder.next_logits(self._decoder.reader.read(obs)))
+
     def _log_softmax(self, hidden: Tensor) -> Tensor:
-        logits = self._decoder.head(hidden)[..., : self._vocabulary_size]
+        return self._normalised(self._decoder.head(hidden))
+
+    def _normalised(self, logits: Tensor) -> Tensor:
+        logits = logits[..., : self._vocabulary_size]
         # Half precision is too coarse for a log-ratio; float64 stays what it is.
         log_probs: Tensor = logits.to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(
             -1
         )
         return log_probs
 
-    def _right_padded(self, input_ids: Any, attention_mask: Any) -> Tensor:  # noqa: ANN401
-        is_text = np.asarray(attention_mask) != 0
-        if (is_text[:, 1:] & ~is_text[:, :-1]).any() or not is_text[:, 0].all():
-            raise InvalidInputError("Whole sequences must be right-padded, with text in column 0.")
-        ids = np.where(is_text, input_ids, 0)[:, : int(is_text.sum(axis=1).max())]
-        return torch.from_numpy(ids).to(self._decoder.device)
+
+def _right_padded(attention_mask: Any) -> NDArray[np.bool_]:  # noqa: ANN401
+    is_text: NDArray[np.bool_] = np.asarray(attention_mask) != 0
+    if (is_text[:, 1:] & ~is_text[:, :-1]).any() or not is_text[:, 0].all():
+        raise InvalidInputError("Whole sequences must be right-padded, with text in column 0.")
+    return is_text
 
 
 @functools.lru_cache(maxsize=8)

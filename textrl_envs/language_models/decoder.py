@@ -10,10 +10,20 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from textrl_envs.errors import InvalidInputError
 from textrl_envs.files import check_not_missing
+from textrl_envs.language_models.fast.linear import LinearWeights
+from textrl_envs.language_models.fast.linear import linear as fast_linear
+from textrl_envs.language_models.fast.packing import (
+    Packing,
+    fast_operations,
+    packing_agrees,
+    pick,
+    read_packed,
+)
 from textrl_envs.language_models.prefix_reader import PrefixReader
 
 __all__ = ["Decoder", "choose_device", "load_causal_lm"]
@@ -101,12 +111,14 @@ class Decoder:
         head: hidden states [..., H] -> logits [..., V].
         reader: the trunk with its memory, for one token at a time.
         vocabulary_size: V, the rows of the head.
+        packs: whole texts can be read without padding.
     """
 
     trunk: nn.Module
     head: nn.Module
     reader: PrefixReader
     vocabulary_size: int
+    packs: bool = False
 
     @classmethod
     def of(cls, model: Any, *, use_cache: bool = True) -> "Decoder":  # noqa: ANN401 - any causal LM
@@ -116,12 +128,12 @@ class Decoder:
             InvalidInputError: the model's logits cannot be had from its hidden states.
         """
         trunk, linear = model.base_model, model.get_output_embeddings()
-        if linear is None or trunk is model:
+        if not isinstance(linear, nn.Linear) or trunk is model:
             raise InvalidInputError(f"{type(model).__name__} is no causal LM with an output layer.")
         head = _find_head(model, trunk, linear)
         size = int(linear.weight.shape[0])
         reader = PrefixReader(trunk, use_cache=use_cache and _cache_agrees(trunk, size))
-        return cls(trunk, head, reader, size)
+        return cls(trunk, head, reader, size, packing_agrees(trunk, size))
 
     def hidden(self, input_ids: Tensor) -> Tensor:
         """Returns the hidden states of whole right-padded texts, [B, L] -> [B, L, H].
@@ -132,8 +144,51 @@ class Decoder:
             InvalidInputError: texts longer than the model's positions.
         """
         self.reader.check_length(input_ids.shape[1])
-        hidden: Tensor = self.trunk(input_ids=input_ids, use_cache=False).last_hidden_state
+        with fast_operations(self.trunk):
+            hidden: Tensor = self.trunk(input_ids=input_ids, use_cache=False).last_hidden_state
         return hidden
+
+    def hidden_at(
+        self,
+        input_ids: NDArray[np.integer[Any]],
+        attention_mask: NDArray[Any],
+        places: tuple[NDArray[np.integer[Any]], NDArray[np.integer[Any]]],
+    ) -> Tensor:
+        """Returns the hidden states of M places in whole texts, [M, H], with gradients.
+
+        Padding costs nothing, where the model can be read without.
+
+        Args:
+            input_ids: right-padded, shape (B, L).
+            attention_mask: 1 where there is text, shape (B, L).
+            places: row and column of each place, in the text and each once; shape (M,) both.
+
+        Raises:
+            InvalidInputError: texts longer than the model's positions.
+        """
+        rows, columns = places
+        lengths = np.asarray(attention_mask, np.int64).sum(axis=1)
+        if self.packs and lengths.max() <= self.reader.window:
+            self.reader.check_length(int(lengths.max()))
+            packing = Packing.of(lengths, self.device)
+            hidden = read_packed(self.trunk, np.asarray(input_ids, np.int64), packing)
+            return pick(hidden, torch.from_numpy(packing.starts[rows] + columns).to(self.device))
+        ids = np.where(np.asarray(attention_mask) != 0, input_ids, 0)[:, : int(lengths.max())]
+        return self.hidden(torch.from_numpy(ids).to(self.device))[rows, columns]
+
+    @torch.no_grad()
+    def next_logits(self, hidden: Tensor) -> Tensor:
+        """Returns the logits of a token a row, without gradients, [B, H] -> [B, V]."""
+        if isinstance(self.head, _Head):
+            return self.head.next_logits(hidden)
+        logits: Tensor = self.head(hidden)
+        return logits
+
+    def forget(self) -> None:
+        """Drops what is remembered between calls."""
+        self.reader.forget()
+        if isinstance(self.head, _Head):
+            self.head.forget()
 
     @property
     def device(self) -> torch.device:
@@ -149,15 +204,31 @@ def _probe(vocabulary_size: int) -> Tensor:
 class _Head(nn.Module):
     """An output layer, and what some models do to its logits: a scale, a divisor, a soft cap."""
 
-    def __init__(self, linear: nn.Module, config: Any) -> None:  # noqa: ANN401
+    def __init__(self, linear: nn.Linear, config: Any) -> None:  # noqa: ANN401
         super().__init__()
         self.linear = linear
         self.scale = float(getattr(config, "logit_scale", None) or 1.0)
         self.divisor = float(getattr(config, "logits_scaling", None) or 1.0)
         self.cap: float | None = getattr(config, "final_logit_softcapping", None)
+        self.forget()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_packed": None}  # a copy packs its own
+
+    def forget(self) -> None:
+        """Drops the packed weights."""
+        self._packed: LinearWeights | None = None
 
     def forward(self, hidden: Tensor) -> Tensor:
-        logits: Tensor = self.linear(hidden)
+        return self._shaped(fast_linear(hidden, self.linear.weight, self.linear.bias))
+
+    def next_logits(self, hidden: Tensor) -> Tensor:
+        """Returns the same for a token a row, without gradients, by packed weights."""
+        if self._packed is None:
+            self._packed = LinearWeights([(self.linear.weight, self.linear.bias)], len(hidden))
+        return self._shaped(self._packed(hidden))
+
+    def _shaped(self, logits: Tensor) -> Tensor:
         if self.scale != 1.0 or self.divisor != 1.0:
             logits = logits * (self.scale / self.divisor)
         return logits if self.cap is None else torch.tanh(logits / self.cap) * self.cap

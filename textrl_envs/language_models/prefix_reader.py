@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from textrl_envs.errors import InvalidInputError
+from textrl_envs.language_models.fast.decode import LeanTrunk
 from textrl_envs.language_models.slot_cache import SlotCache
 from textrl_envs.observations import read_observation
 
@@ -39,27 +40,43 @@ class PrefixReader:
     Args:
         trunk: a Transformers decoder without its head, such as `GPT2Model`.
         use_cache: remember keys and values; False reads every text afresh.
+        use_fast_path: read on by `LeanTrunk` where it knows the model; False takes Transformers'
+            own forward. The numbers agree to rounding.
     """
 
-    def __init__(self, trunk: nn.Module, *, use_cache: bool = True) -> None:
+    def __init__(
+        self, trunk: nn.Module, *, use_cache: bool = True, use_fast_path: bool = True
+    ) -> None:
         self._trunk = trunk
         self.use_cache = use_cache
+        self.use_fast_path = use_fast_path
         self._weights_seen: tuple[int, ...] = ()
         self.version = 0
         """Changes whenever any row's answer may have changed."""
         # A text longer than a sliding window is read afresh: the slots keep no window.
         windows = [getattr(trunk.config, name, None) for name in WINDOW_NAMES]
-        self._window = min((w for w in windows if isinstance(w, int)), default=math.inf)
+        self.window = min((w for w in windows if isinstance(w, int)), default=math.inf)
+        """The reach of the attention, in tokens."""
         self.forget()
 
     def forget(self) -> None:
         """Drops everything remembered. Called by itself when the weights have changed."""
         self._parameters = tuple(self._trunk.parameters())  # walking the modules is slow
         self._cache: SlotCache | None = None
+        self._lean: LeanTrunk | None = None
         self._ids: NDArray[np.int64] = np.zeros((0, 0), np.int64)
         self._lengths: NDArray[np.int64] = np.zeros(0, np.int64)
         self._hidden: Tensor | None = None
         self.version += 1
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Returns what a copy begins with: everything but what is remembered."""
+        kept = ("_trunk", "use_cache", "use_fast_path", "window", "version", "_weights_seen")
+        return {name: getattr(self, name) for name in kept}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self.forget()
 
     @torch.no_grad()
     def read(self, obs: Any) -> Tensor:  # noqa: ANN401 - either form of an observation
@@ -75,7 +92,7 @@ class PrefixReader:
         self.check_length(int(lengths.max()))
         if self._trunk.training:
             self._trunk.eval()  # dropout would make the answer random
-        if not self.use_cache or input_ids.shape[1] > self._window:
+        if not self.use_cache or input_ids.shape[1] > self.window:
             self.version += 1
             return self._read_afresh(input_ids, lengths)
         return self._read_on(input_ids, lengths)
@@ -89,7 +106,30 @@ class PrefixReader:
         known = np.minimum(known, lengths - 1)
         new = lengths - known
         pending = np.flatnonzero(~is_unchanged)
-        one, many = pending[new[pending] == 1], pending[new[pending] > 1]
+        if self._lean is not None and pending.size:
+            rows = np.repeat(pending, new[pending])
+            ends = new[pending].cumsum()
+            # Of each row the last new tokens, in order.
+            positions = lengths[rows] - np.repeat(ends, new[pending]) + np.arange(len(rows))
+            hidden = self._lean.read(input_ids[rows, positions], rows, positions)
+            self._keep(pending, hidden)
+        elif pending.size:
+            self._read_on_plainly(pending, known, input_ids, lengths)
+        self._ids[pending, : input_ids.shape[1]] = input_ids[pending]
+        self._lengths[pending] = lengths[pending]
+        assert self._hidden is not None
+        return self._hidden[: len(lengths)]
+
+    def _read_on_plainly(
+        self,
+        pending: NDArray[np.int64],
+        known: NDArray[np.int64],
+        input_ids: NDArray[np.int64],
+        lengths: NDArray[np.int64],
+    ) -> None:
+        """Reads on by Transformers' own forward: rows with one new token, then those with more."""
+        is_one = lengths[pending] - known[pending] == 1
+        one, many = pending[is_one], pending[~is_one]
         if 2 * len(one) > len(lengths):
             # Most rows take a token: let all take one, so that the cache need not be gathered. It
             # changes nothing in a row that is asked again, and `many` then overwrites its own.
@@ -97,9 +137,17 @@ class PrefixReader:
         for rows in (one, many):
             if rows.size:
                 start = lengths - 1 if rows is one else known
-                self._read_rows(rows, input_ids, start, lengths)
-        assert self._hidden is not None
-        return self._hidden[: len(lengths)]
+                self._keep(rows, self._read_rows(rows, input_ids, start, lengths))
+
+    def _keep(self, rows: NDArray[np.int64], hidden: Tensor) -> None:
+        """Remembers the answers of some rows."""
+        self.version += 1
+        if len(rows) == len(self._lengths):
+            self._hidden = hidden
+            return
+        if self._hidden is None:
+            self._hidden = hidden.new_zeros(len(self._lengths), hidden.shape[-1])
+        self._hidden = self._hidden.index_copy(0, torch.from_numpy(rows).to(hidden.device), hidden)
 
     def _read_rows(
         self,
@@ -107,17 +155,14 @@ class PrefixReader:
         input_ids: NDArray[np.int64],
         starts: NDArray[np.int64],
         lengths: NDArray[np.int64],
-    ) -> None:
-        """Reads the tokens start..length of each row. They end in the last column, side by side."""
+    ) -> Tensor:
+        """Reads the tokens start..length of each row; returns the last hidden states, [B, H]."""
         assert self._cache is not None
         width = int((lengths - starts)[rows].max())
         # Padding is on the left, so that the last column is the last token of every row.
         positions = lengths[rows, None] - width + np.arange(width)  # [B, width]
         is_new = positions >= starts[rows, None]
         tokens = input_ids[rows[:, None], np.maximum(positions, 0)]
-        self._ids[rows, : input_ids.shape[1]] = input_ids[rows]
-        self._lengths[rows] = lengths[rows]
-
         device = self._device
         slots = torch.from_numpy(rows).to(device)
         places = torch.from_numpy(np.where(is_new, positions, -1)).to(device)
@@ -136,11 +181,8 @@ class PrefixReader:
             past_key_values=self._cache,
             use_cache=True,
         )
-        hidden = output.last_hidden_state[:, -1]  # [B, H]
-        if self._hidden is None:
-            self._hidden = hidden.new_zeros(len(self._lengths), hidden.shape[-1])
-        self._hidden[slots] = hidden
-        self.version += 1
+        hidden: Tensor = output.last_hidden_state[:, -1]
+        return hidden
 
     def _read_afresh(self, input_ids: NDArray[np.int64], lengths: NDArray[np.int64]) -> Tensor:
         width = int(lengths.max())
@@ -169,8 +211,11 @@ class PrefixReader:
             return
         self.forget()
         slots, columns = max(slots, num_rows), max(columns, num_columns)
-        num_layers: int = self._trunk.config.num_hidden_layers  # type: ignore[assignment, union-attr]
-        self._cache = SlotCache(num_layers, slots, columns)
+        if self.use_fast_path and LeanTrunk.supports(self._trunk):
+            self._lean = LeanTrunk(self._trunk, slots, columns)
+        else:
+            num_layers: int = self._trunk.config.num_hidden_layers  # type: ignore[assignment, union-attr]
+            self._cache = SlotCache(num_layers, slots, columns)
         self._ids = np.full((slots, columns), -1, np.int64)
         self._lengths = np.zeros(slots, np.int64)
 

@@ -18,9 +18,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from textrl_agents.episodes import Episodes
+from textrl_agents.policies.distribution import TokenDistribution
 from textrl_envs.errors import InvalidInputError
 
-__all__ = ["Policy", "PolicyStep", "TokenEvaluation", "sample"]
+__all__ = ["Policy", "PolicyStep", "TokenEvaluation", "response_tokens"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +34,7 @@ class PolicyStep:
     entropies: NDArray[np.float64]
     """Of the whole distribution, in nats."""
     values: NDArray[np.float64]
-    """In units of the score."""
+    """In units of the score; NaN where the policy values whole episodes alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +59,8 @@ class Policy(nn.Module, ABC):
 
     default_learning_rate: ClassVar[float]
     """What suits Adam where the user says nothing."""
+    values_episodes: bool = False
+    """Values come from `episode_values`, and not from `step`."""
 
     def __init__(self, *, vocabulary_size: int, temperature: float = 1.0) -> None:
         super().__init__()
@@ -82,12 +85,12 @@ class Policy(nn.Module, ABC):
         return next(self.parameters()).device
 
     @abstractmethod
-    def _read(self, obs: Any) -> tuple[Tensor, Tensor]:  # noqa: ANN401 - either form
-        """Returns log-probabilities [B, V] of the next tokens, in nats, and values [B]."""
+    def _read(self, obs: Any) -> tuple[TokenDistribution, Tensor]:  # noqa: ANN401 - either form
+        """Returns the distribution of the next token of each observation, and its value [B]."""
 
     @abstractmethod
-    def _read_episodes(self, episodes: Episodes) -> tuple[Tensor, Tensor]:
-        """Returns the same before each of M response tokens, row by row, with gradients."""
+    def evaluate(self, episodes: Episodes) -> TokenEvaluation:
+        """Returns log-prob, entropy and value of the M response tokens, with gradients."""
 
     @abstractmethod
     def check_length(self, length: int) -> None:
@@ -115,16 +118,23 @@ class Policy(nn.Module, ABC):
             rng: gives one uniform number a row.
             greedy: take the likeliest token; its log-probability is still that of sampling.
         """
-        log_probs, values = self._read(obs)  # [B, V], [B]
+        distribution, values = self._read(obs)
         if greedy:
-            actions = log_probs.argmax(-1)
+            actions = distribution.argmax()
         else:
-            actions = sample(log_probs, torch.from_numpy(rng.random(len(log_probs))))
-        chosen = log_probs.gather(1, actions[:, None])[:, 0]
-        entropies = entropy(log_probs)
-        return PolicyStep(
-            actions.cpu().numpy(), _float64(chosen), _float64(entropies), _float64(values)
-        )
+            actions = distribution.sample(torch.from_numpy(rng.random(len(distribution))))
+        chosen, entropies = distribution.log_probs_of(actions), distribution.entropies()
+        # One transfer, where the device is not the CPU.
+        numbers = torch.stack([chosen, entropies, values.to(chosen)]).cpu().double().numpy()
+        return PolicyStep(actions.cpu().numpy(), *numbers)
+
+    def episode_values(self, episodes: Episodes) -> NDArray[np.float64]:
+        """Returns the value before every response token, (B, T), 0 where there is none.
+
+        A policy whose values cost a forward of their own gives those of whole episodes here, and
+        says so by `values_episodes`; the values of its `step` are then NaN.
+        """
+        raise NotImplementedError(f"{type(self).__name__} gives its values in step().")
 
     @torch.no_grad()
     def next_values(self, obs: Any) -> NDArray[np.float64]:  # noqa: ANN401 - either form
@@ -134,46 +144,18 @@ class Policy(nn.Module, ABC):
     @torch.no_grad()
     def log_probs(self, obs: Any, actions: NDArray[np.integer[Any]]) -> NDArray[np.float64]:  # noqa: ANN401
         """Returns the log-probability of each action in each observation, in nats, (B,)."""
-        log_probs, _ = self._read(obs)
-        chosen = torch.as_tensor(np.asarray(actions), device=log_probs.device)[:, None]
-        return _float64(log_probs.gather(1, chosen)[:, 0])
+        chosen = torch.as_tensor(np.asarray(actions), device=self.device)
+        return _float64(self._read(obs)[0].log_probs_of(chosen))
 
     @torch.no_grad()
     def next_log_probs(self, obs: Any) -> NDArray[np.float64]:  # noqa: ANN401 - either form
         """Returns the log-probabilities of all next tokens, in nats, (B, V)."""
-        return _float64(self._read(obs)[0])
-
-    def evaluate(self, episodes: Episodes) -> TokenEvaluation:
-        """Returns log-prob, entropy and value of every response token, with gradients."""
-        log_probs, values = self._read_episodes(episodes)
-        tokens = episodes.input_ids[episodes.response_places()]
-        chosen = torch.from_numpy(tokens).to(log_probs.device)[:, None]
-        return TokenEvaluation(log_probs.gather(1, chosen)[:, 0], entropy(log_probs), values)
+        return _float64(self._read(obs)[0].log_probs())
 
 
-def sample(log_probs: Tensor, uniforms: Tensor) -> Tensor:
-    """Draws a token a row by inverting the cumulative distribution.
-
-    One uniform number a row, made by the caller's generator and not by the device's; and faster
-    than `torch.multinomial`.
-
-    Args:
-        log_probs: [B, V], in nats.
-        uniforms: float64 [B], in [0, 1).
-
-    Returns:
-        int64 [B]. A token of probability 0 is never drawn.
-    """
-    cumulative = log_probs.exp().cumsum(-1, dtype=torch.float64)
-    # The sum is 1 up to rounding: scaled by it, the number lies below the last step for certain.
-    targets = uniforms.to(log_probs.device)[:, None] * cumulative[:, -1:]
-    return torch.searchsorted(cumulative, targets, right=True)[:, 0]
-
-
-def entropy(log_probs: Tensor) -> Tensor:
-    """Returns −Σ p log p over the last axis; a token of probability 0 adds nothing."""
-    is_impossible = log_probs == -torch.inf
-    return -(log_probs.exp() * log_probs.masked_fill(is_impossible, 0.0)).sum(-1)
+def response_tokens(episodes: Episodes, device: torch.device) -> Tensor:
+    """Returns the M response tokens, row by row, int64 [M]."""
+    return torch.from_numpy(episodes.input_ids[episodes.response_places()]).to(device)
 
 
 def _float64(tensor: Tensor) -> NDArray[np.float64]:

@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from textrl_agents.episodes import Episodes
-from textrl_agents.policies.network import NetworkPolicy
+from textrl_agents.policies.network import NetworkPolicy, Places
 from textrl_envs.language_models.causal import CausalLanguageModel, check_vocabulary
 from textrl_envs.language_models.decoder import Decoder, choose_device, load_causal_lm
 
@@ -64,11 +64,10 @@ class CausalLMPolicy(NetworkPolicy):
 
     def next_logits(self, hidden: Tensor, obs: Any) -> Tensor:  # noqa: ANN401
         """Returns the logits after each observation, [B, H] -> [B, V]."""
-        logits: Tensor = self._decoder.head(hidden)[..., : self.vocabulary_size]
-        return logits
+        return self._decoder.next_logits(hidden)[..., : self.vocabulary_size]
 
-    def episode_logits(self, hidden: Tensor, episodes: Episodes) -> Tensor:
-        """Returns the logits of M response tokens, [M, H] -> [M, V]."""
+    def episode_logits(self, hidden: Tensor, episodes: Episodes, places: Places) -> Tensor:
+        """Returns the logits after M places, [M, H] -> [M, V]."""
         logits: Tensor = self._decoder.head(hidden)[..., : self.vocabulary_size]
         return logits
 

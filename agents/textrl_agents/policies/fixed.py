@@ -6,7 +6,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from textrl_agents.policies.base import PolicyStep, sample
+from textrl_agents.policies.base import PolicyStep
+from textrl_agents.policies.distribution import TokenDistribution
 from textrl_envs.language_models.base import LanguageModel
 
 __all__ = ["FixedPolicy"]
@@ -29,15 +30,18 @@ class FixedPolicy:
 
     def step(self, obs: Any, rng: np.random.Generator, *, greedy: bool = False) -> PolicyStep:  # noqa: ANN401
         """Chooses a token in each observation; values are 0."""
-        log_probs = torch.from_numpy(self.language_model.next_log_probs(obs)).double()
+        logits = np.array(self.language_model.next_log_probs(obs), np.float64)  # a copy
+        distribution = TokenDistribution(torch.from_numpy(logits))
         if greedy:
-            actions = log_probs.argmax(-1)
+            actions = distribution.argmax()
         else:
-            actions = sample(log_probs, torch.from_numpy(rng.random(len(log_probs))))
-        chosen = log_probs.gather(1, actions[:, None])[:, 0]
-        entropies = torch.special.entr(log_probs.exp()).sum(-1)
-        values = np.zeros(len(log_probs))
-        return PolicyStep(actions.numpy(), chosen.numpy(), entropies.numpy(), values)
+            actions = distribution.sample(torch.from_numpy(rng.random(len(logits))))
+        return PolicyStep(
+            actions.numpy(),
+            distribution.log_probs_of(actions).numpy(),
+            distribution.entropies().numpy(),
+            np.zeros(len(logits)),
+        )
 
     def forget(self) -> None:
         """Drops what the model remembers between calls."""

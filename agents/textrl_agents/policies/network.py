@@ -5,15 +5,23 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.utils import skip_init
+from torch.utils.checkpoint import checkpoint
 
 from textrl_agents.episodes import Episodes
-from textrl_agents.policies.base import Policy
+from textrl_agents.policies.base import Policy, TokenEvaluation, response_tokens
+from textrl_agents.policies.distribution import TokenDistribution, token_log_probs
 from textrl_envs.language_models.decoder import Decoder
 from textrl_envs.language_models.prefix_reader import weights_version
 
-__all__ = ["NetworkPolicy"]
+__all__ = ["NetworkPolicy", "Places"]
+
+Places = tuple[NDArray[np.int64], NDArray[np.int64]]
+
+KEPT_LOGITS = 1 << 25
+"""Logits kept for the gradients at once: 128 MiB in float32."""
 
 
 class NetworkPolicy(Policy):
@@ -41,7 +49,7 @@ class NetworkPolicy(Policy):
         nn.init.zeros_(self.value_head.bias)
         self.to(decoder.device)
         self._decoder = decoder
-        self._memo: tuple[Any, tuple[Tensor, Tensor]] | None = None
+        self._memo: tuple[Any, tuple[TokenDistribution, Tensor]] | None = None
         self._weights: tuple[nn.Parameter, ...] = ()
         self.eval()
 
@@ -52,11 +60,17 @@ class NetworkPolicy(Policy):
 
     @abstractmethod
     def next_logits(self, hidden: Tensor, obs: Any) -> Tensor:  # noqa: ANN401 - either form
-        """Returns the logits after each observation, [B, H] -> [B, V]."""
+        """Returns the logits after each observation, [B, H] -> [B, V], a fresh tensor."""
 
     @abstractmethod
-    def episode_logits(self, hidden: Tensor, episodes: Episodes) -> Tensor:
-        """Returns the logits of M response tokens from the hidden states before them, [M, V]."""
+    def episode_logits(self, hidden: Tensor, episodes: Episodes, places: Places) -> Tensor:
+        """Returns the logits after M places, [M, H] -> [M, V], a fresh tensor, with gradients.
+
+        Args:
+            hidden: the hidden states at the places.
+            episodes: whose texts they are.
+            places: row and column in `episodes.input_ids`, shape (M,) both.
+        """
 
     def check_length(self, length: int) -> None:
         """Raises InvalidInputError if texts of that many tokens are too long for the network."""
@@ -64,26 +78,66 @@ class NetworkPolicy(Policy):
 
     def forget(self) -> None:
         """Drops what is remembered between calls: the next numbers are fresh, to the last bit."""
-        self._decoder.reader.forget()
+        self._decoder.forget()
         self._memo = None
 
-    def _read(self, obs: Any) -> tuple[Tensor, Tensor]:  # noqa: ANN401 - either form
+    def _read(self, obs: Any) -> tuple[TokenDistribution, Tensor]:  # noqa: ANN401 - either form
         hidden = self._decoder.reader.read(obs)
         key = (self._decoder.reader.version, len(hidden), self._weights_version(), self.temperature)
         if self._memo is None or self._memo[0] != key:
-            logits = self.next_logits(hidden, obs).float() / self.temperature
-            values = self.value_head(hidden.float())[:, 0]
-            self._memo = key, (logits.log_softmax(-1), values)
+            logits = self._scaled(self.next_logits(hidden, obs))
+            self._memo = key, (TokenDistribution(logits), self._value_of(hidden))
         return self._memo[1]
 
-    def _read_episodes(self, episodes: Episodes) -> tuple[Tensor, Tensor]:
+    def evaluate(self, episodes: Episodes) -> TokenEvaluation:
+        """Returns log-prob, entropy and value of the M response tokens, with gradients.
+
+        Logits are made at these tokens alone. Where they are many, a part at a time: it is made
+        again for the gradients, and never are all of them held.
+        """
         rows, columns = episodes.response_places()
-        ids = np.where(episodes.attention_mask != 0, episodes.input_ids, 0)
-        hidden = self._decoder.hidden(torch.from_numpy(ids).to(self.device))  # [B, L, H]
         # A token is predicted from the column before it: the last of the prompt, for the first.
-        before = hidden[rows, columns - 1]  # [M, H]
-        logits = self.episode_logits(before, episodes).float() / self.temperature
-        return logits.log_softmax(-1), self.value_head(before.float())[:, 0]
+        before = (rows, columns - 1)
+        hidden = self._decoder.hidden_at(episodes.input_ids, episodes.attention_mask, before)
+        tokens = response_tokens(episodes, self.device)
+        size = max(1, KEPT_LOGITS // self.vocabulary_size)
+        if len(tokens) <= size:
+            log_probs, entropies = self._token_log_probs(hidden, episodes, before, tokens)
+        else:
+            parts = [slice(start, start + size) for start in range(0, len(tokens), size)]
+            found = [
+                checkpoint(
+                    self._token_log_probs,
+                    hidden[part],
+                    episodes,
+                    (before[0][part], before[1][part]),
+                    tokens[part],
+                    use_reentrant=False,
+                    preserve_rng_state=False,
+                )
+                for part in parts
+            ]
+            log_probs, entropies = (torch.cat(column) for column in zip(*found, strict=True))
+        return TokenEvaluation(log_probs, entropies, self._episode_value_of(hidden, episodes))
+
+    def _token_log_probs(
+        self, hidden: Tensor, episodes: Episodes, places: Places, tokens: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        logits = self._scaled(self.episode_logits(hidden, episodes, places))
+        return token_log_probs(logits, tokens)
+
+    def _scaled(self, logits: Tensor) -> Tensor:
+        logits = logits.float()
+        return logits if self.temperature == 1 else logits / self.temperature
+
+    def _value_of(self, hidden: Tensor) -> Tensor:
+        """Returns values [N] from hidden states [N, H]."""
+        values: Tensor = self.value_head(hidden.float())[:, 0]
+        return values
+
+    def _episode_value_of(self, hidden: Tensor, episodes: Episodes) -> Tensor:
+        """Returns the values before the response tokens, from the hidden states there, [M]."""
+        return self._value_of(hidden)
 
     def _weights_version(self) -> tuple[int, ...]:
         if not self._weights:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.utils import skip_init
 
 from textrl_agents.episodes import Episodes
-from textrl_agents.policies.network import NetworkPolicy
+from textrl_agents.policies.network import NetworkPolicy, Places
 from textrl_envs.errors import InvalidInputError
 from textrl_envs.language_models.base import LanguageModel
 from textrl_envs.language_models.decoder import Decoder, choose_device
@@ -78,12 +78,9 @@ class ResidualPolicy(NetworkPolicy):
         logits: Tensor = base + self.head(hidden)
         return logits
 
-    def episode_logits(self, hidden: Tensor, episodes: Episodes) -> Tensor:
-        """Returns the logits of M response tokens, [M, H] -> [M, V]."""
-        rows, columns = episodes.response_places()
-        base = self.reference.log_probs_at(
-            episodes.input_ids, episodes.attention_mask, (rows, columns - 1)
-        )
+    def episode_logits(self, hidden: Tensor, episodes: Episodes, places: Places) -> Tensor:
+        """Returns the logits after M places, [M, H] -> [M, V]."""
+        base = self.reference.log_probs_at(episodes.input_ids, episodes.attention_mask, places)
         logits: Tensor = torch.from_numpy(base).to(hidden) + self.head(hidden)
         return logits
 

@@ -15,7 +15,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from textrl_agents.episodes import Episodes
-from textrl_agents.policies.base import Policy
+from textrl_agents.policies.base import Policy, TokenEvaluation, response_tokens
+from textrl_agents.policies.distribution import TokenDistribution, token_log_probs
 from textrl_envs.environments import build_task
 from textrl_envs.errors import InvalidInputError
 from textrl_envs.optimum.dynamic_programming import Expectations, expectations
@@ -104,16 +105,18 @@ class TablePolicy(Policy):
         logits = (self._log_ref + self.table[time]) / self.temperature
         return logits.log_softmax(-1)
 
-    def _rows(self, time: NDArray[np.int64], node: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
-        logits = (self._log_ref[node] + self.table[time, node]) / self.temperature
-        return logits.log_softmax(-1), self.values[time, node]
+    def _logits(self, time: NDArray[np.int64], node: NDArray[np.int64]) -> Tensor:
+        return (self._log_ref[node] + self.table[time, node]) / self.temperature
 
-    def _read(self, obs: Any) -> tuple[Tensor, Tensor]:  # noqa: ANN401 - either form
+    def _read(self, obs: Any) -> tuple[TokenDistribution, Tensor]:  # noqa: ANN401 - either form
         time, node, *_ = self.mdp.locate(obs)
-        return self._rows(time, node)
+        return TokenDistribution(self._logits(time, node)), self.values[time, node]
 
-    def _read_episodes(self, episodes: Episodes) -> tuple[Tensor, Tensor]:
+    def evaluate(self, episodes: Episodes) -> TokenEvaluation:
+        """Returns log-prob, entropy and value of the M response tokens, with gradients."""
         nodes = self.mdp.walk(episodes.prompt_index, episodes.response_ids)
         mask = episodes.response_mask
         times = np.broadcast_to(np.arange(mask.shape[1]), mask.shape)
-        return self._rows(times[mask], nodes[mask])
+        place = times[mask], nodes[mask]
+        tokens = response_tokens(episodes, self.device)
+        return TokenEvaluation(*token_log_probs(self._logits(*place), tokens), self.values[place])

@@ -15,6 +15,7 @@ import textrl_envs.language_models.causal as causal
 from textrl_envs.errors import InvalidInputError
 from textrl_envs.language_models.causal import CausalLanguageModel
 from textrl_envs.language_models.decoder import load_causal_lm
+from textrl_envs.language_models.fast.decode import LeanTrunk
 
 BuildLM = Callable[..., Any]
 
@@ -100,13 +101,22 @@ def test_every_family_scores_whole_texts_as_its_own_logits_do(
 
 
 @pytest.mark.parametrize("family", ["GPT2", "Llama", "GPTNeoX", "Cohere", "Granite"])
-def test_the_common_families_are_read_a_token_at_a_time(build_lm: BuildLM, family: str) -> None:
+def test_the_common_families_are_read_a_token_at_a_time(
+    build_lm: BuildLM, family: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     model = build(build_lm, family)
     lm = CausalLanguageModel(model)  # a warning that the cache does not agree would be an error
     counts: list[int] = []
     model.base_model.register_forward_pre_hook(
         lambda module, args, kwargs: counts.append(kwargs["input_ids"].numel()), with_kwargs=True
     )
+    lean = LeanTrunk.read
+
+    def note_lean(self: LeanTrunk, tokens: Any, *rest: Any) -> Any:
+        counts.append(tokens.size)
+        return lean(self, tokens, *rest)
+
+    monkeypatch.setattr(LeanTrunk, "read", note_lean)
     lm.next_log_probs(flat([[1, 2, 3], [4, 5]], 8))
     counts.clear()
     lm.next_log_probs(flat([[1, 2, 3, 4], [4, 5, 6]], 8))

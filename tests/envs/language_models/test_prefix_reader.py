@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from textrl_envs.errors import InvalidInputError
+from textrl_envs.language_models.fast.decode import LeanTrunk
 from textrl_envs.language_models.prefix_reader import PrefixReader, weights_version
 from textrl_envs.language_models.slot_cache import SlotCache
 
@@ -47,6 +48,7 @@ def assert_true(reader: PrefixReader, trunk: Any, texts: list[list[int]]) -> Non
 def tokens_read() -> Iterator[Callable[[Any], list[int]]]:
     """Returns a function that counts the tokens, padding included, of each forward of a trunk."""
     handles = []
+    lean = LeanTrunk.read
 
     def watch(trunk: Any) -> list[int]:
         counts: list[int] = []
@@ -54,10 +56,16 @@ def tokens_read() -> Iterator[Callable[[Any], list[int]]]:
         def note(module: Any, args: Any, kwargs: dict[str, Any]) -> None:
             counts.append(kwargs["input_ids"].numel())
 
+        def note_lean(self: LeanTrunk, tokens: Any, *rest: Any) -> Any:
+            counts.append(tokens.size)
+            return lean(self, tokens, *rest)
+
         handles.append(trunk.register_forward_pre_hook(note, with_kwargs=True))
+        patch.setattr(LeanTrunk, "read", note_lean)
         return counts
 
-    yield watch
+    with pytest.MonkeyPatch.context() as patch:
+        yield watch
     for handle in handles:
         handle.remove()
 

@@ -1,0 +1,9 @@
+"""The fast path: the same numbers as the plain one, sooner. A reader may skip this folder.
+
+`PrefixReader` and `Decoder` say what is computed; here is how it is computed quickly, where the
+model and the machine allow it. Whatever is unknown here falls back to Transformers' own forward.
+
+linear.py   matrix products by oneDNN, where torch's own leave half of the machine idle
+decode.py   a token a row: GPT-2 and Llama/Qwen forwards over the model's own weights
+packing.py  whole texts without padding: Transformers' forward over one long row
+"""

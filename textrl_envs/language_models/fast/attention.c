@@ -1,0 +1,76 @@
+/* Attention of single tokens to the keys and values of their rows, in float32.
+
+   torch's own attention is made for many queries; here each row has one, and what it costs is to
+   read the keys and values once from memory. They lie as (slots, columns, kv heads, HEAD_WIDTH), so
+   that a row is read from end to end, all heads at once. Compiled by attention.py. */
+
+#include <stdint.h>
+#include <string.h>
+
+#define AHEAD 8 /* heads to fetch in advance */
+
+/* exp(x) for x <= 0 by powers of 2 and a polynomial (Cephes), to 2e-7: libm's is not vectorised. */
+static inline float exponential(float x)
+{
+    x = x < -87.0f ? -87.0f : x;
+    const float whole = __builtin_floorf(x * 1.44269504088896341f + 0.5f);
+    const float rest = (x - whole * 0.693359375f) + whole * 2.12194440e-4f;
+    float sum = 1.9875691500e-4f;
+    sum = sum * rest + 1.3981999507e-3f;
+    sum = sum * rest + 8.3334519073e-3f;
+    sum = sum * rest + 4.1665795894e-2f;
+    sum = sum * rest + 1.6666665459e-1f;
+    sum = sum * rest + 5.0000001201e-1f;
+    sum = sum * rest * rest + rest + 1.0f;
+    union { int32_t bits; float value; } power;
+    power.bits = ((int32_t)whole + 127) << 23;
+    return sum * power.value;
+}
+
+static inline void softmax(float *scores, long count)
+{
+    float top = scores[0], total = 0;
+    for (long t = 1; t < count; t++) top = scores[t] > top ? scores[t] : top;
+    for (long t = 0; t < count; t++) {
+        scores[t] = exponential(scores[t] - top);
+        total += scores[t];
+    }
+    for (long t = 0; t < count; t++) scores[t] /= total;
+}
+
+/* Tokens first..last-1. Token i has the query at query + i * query_stride, looks at the first
+   lengths[i] columns of slot slots[i], and writes out + i * heads * HEAD_WIDTH. `scores` has room
+   for heads * columns numbers. */
+void attend(const float *query, long query_stride, const float *keys, const float *values,
+            const int64_t *slots, const int64_t *lengths, float *out, float *scores,
+            long first, long last, long columns, long kv_heads, long groups, float scale)
+{
+    const long width = kv_heads * HEAD_WIDTH, heads = kv_heads * groups;
+    for (long i = first; i < last; i++) {
+        const long count = lengths[i];
+        const float *q = query + i * query_stride;
+        const float *k = keys + slots[i] * columns * width, *v = values + slots[i] * columns * width;
+        float *restrict result = out + i * heads * HEAD_WIDTH;
+        for (long t = 0; t < count; t++)
+            for (long h = 0; h < kv_heads; h++) {
+                const float *key = k + t * width + h * HEAD_WIDTH;
+                for (long j = 0; j < HEAD_WIDTH; j += 16) __builtin_prefetch(key + AHEAD * HEAD_WIDTH + j);
+                for (long g = h * groups; g < (h + 1) * groups; g++) {
+                    float sum = 0;
+                    for (long j = 0; j < HEAD_WIDTH; j++) sum += q[g * HEAD_WIDTH + j] * key[j];
+                    scores[g * columns + t] = sum * scale;
+                }
+            }
+        for (long g = 0; g < heads; g++) softmax(scores + g * columns, count);
+        memset(result, 0, heads * HEAD_WIDTH * sizeof(float));
+        for (long t = 0; t < count; t++)
+            for (long h = 0; h < kv_heads; h++) {
+                const float *value = v + t * width + h * HEAD_WIDTH;
+                for (long j = 0; j < HEAD_WIDTH; j += 16) __builtin_prefetch(value + AHEAD * HEAD_WIDTH + j);
+                for (long g = h * groups; g < (h + 1) * groups; g++) {
+                    const float share = scores[g * columns + t];
+                    for (long j = 0; j < HEAD_WIDTH; j++) result[g * HEAD_WIDTH + j] += share * value[j];
+                }
+            }
+    }
+}

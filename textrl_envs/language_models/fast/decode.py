@@ -1,0 +1,218 @@
+"""LeanTrunk: the forward of GPT-2 and of Llama, Qwen2 and Qwen3 for few new tokens a row.
+
+It reads the Transformers model's own weights and does what its trunk does, in inference alone:
+keys and values lie in arrays that are taken once, every row writes at its own position, and rows
+that take one token and rows that take a whole prompt share each matrix product.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F  # noqa: N812 - torch's own habit
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from textrl_envs.language_models.fast.attention import (
+    LONGEST_PROMPT,
+    CompiledAttention,
+    TorchAttention,
+    compile_kernel,
+)
+from textrl_envs.language_models.fast.linear import LinearWeights
+
+__all__ = ["LeanTrunk"]
+
+
+@dataclass(slots=True)
+class _Layer:
+    """One transformer block: attention and a feed-forward part, each behind a norm."""
+
+    norm1: "_Norm"
+    qkv: LinearWeights
+    out: LinearWeights
+    norm2: "_Norm"
+    up: LinearWeights
+    down: LinearWeights
+    scaling: float
+    query_norm: "_Norm | None" = None
+    key_norm: "_Norm | None" = None
+
+
+class _Norm:
+    """LayerNorm, or RMSNorm where there is no bias."""
+
+    def __init__(self, module: Any, eps: float) -> None:  # noqa: ANN401 - any norm of Transformers
+        self._module, self._eps = module, eps
+        self._has_bias = getattr(module, "bias", None) is not None
+
+    def __call__(self, x: Tensor) -> Tensor:
+        weight = self._module.weight
+        if self._has_bias:
+            return F.layer_norm(x, weight.shape, weight, self._module.bias, self._eps)
+        return F.rms_norm(x, weight.shape, weight, self._eps)
+
+
+class LeanTrunk:
+    """A trunk's forward over a cache with a slot a row.
+
+    Args:
+        trunk: a `GPT2Model`, `LlamaModel`, `Qwen2Model` or `Qwen3Model`.
+        num_slots: rows.
+        num_columns: the longest text.
+    """
+
+    def __init__(self, trunk: nn.Module, num_slots: int, num_columns: int) -> None:
+        self._trunk: Any = trunk
+        config: Any = trunk.config
+        self._is_gpt2 = config.model_type == "gpt2"
+        self.num_heads: int = config.num_attention_heads
+        self.num_kv_heads: int = getattr(config, "num_key_value_heads", None) or self.num_heads
+        width = config.hidden_size // self.num_heads
+        self.head_width: int = getattr(config, "head_dim", None) or width
+        blocks: Any = self._trunk.h if self._is_gpt2 else self._trunk.layers
+        self._layers = [
+            _gpt2_layer(b, config, num_slots) if self._is_gpt2 else _llama_layer(b, num_slots)
+            for b in blocks
+        ]
+        if self._is_gpt2:
+            self._norm, self._activation = (
+                _Norm(self._trunk.ln_f, config.layer_norm_epsilon),
+                "gelu_tanh",
+            )
+        else:
+            self._norm, self._activation = _Norm(self._trunk.norm, config.rms_norm_eps), "silu"
+        # One column more than texts have tokens: padding is written there.
+        self._num_columns = num_columns + 1
+        parameter = next(trunk.parameters())
+        self._num_columns = num_columns
+        size = (len(self._layers), 2, num_slots, num_columns, self.num_kv_heads, self.head_width)
+        self._cache = torch.zeros(size, dtype=parameter.dtype, device=parameter.device)
+        # [slots · columns, kv heads, d] of each layer, keys and values
+        self._caches = [cache.flatten(1, 2).unbind() for cache in self._cache.unbind(1)]
+        is_plain = parameter.dtype == torch.float32 and parameter.device.type == "cpu"
+        self._kernel = compile_kernel(self.head_width) if is_plain else None
+
+    @staticmethod
+    def supports(trunk: nn.Module) -> bool:
+        """Tells whether the trunk is of a family and a shape that is known here."""
+        config: Any = trunk.config
+        if config.model_type == "gpt2":
+            return bool(
+                config.activation_function in ("gelu_new", "gelu_pytorch_tanh")
+                and not config.reorder_and_upcast_attn
+                and not config.add_cross_attention
+            )
+        return (
+            config.model_type in ("llama", "qwen2", "qwen3")
+            and config.hidden_act == "silu"
+            and "dynamic" not in trunk.rotary_emb.rope_type  # type: ignore[operator, union-attr]
+            and "longrope" not in trunk.rotary_emb.rope_type  # type: ignore[operator, union-attr]
+        )
+
+    def read(
+        self, tokens: NDArray[np.int64], rows: NDArray[np.int64], positions: NDArray[np.int64]
+    ) -> Tensor:
+        """Writes the keys and values of T new tokens; returns the hidden states of some, [B, H].
+
+        Args:
+            tokens: token ids, (T,).
+            rows: the slot of each, rising, (T,).
+            positions: its place in its text, rising within a row, (T,).
+
+        Returns:
+            Hidden states after the last new token of each row.
+        """
+        device = self._cache.device
+        new, at, places = torch.from_numpy(
+            np.stack([tokens, positions, rows * self._num_columns + positions])
+        ).to(device)
+        x, rotation = self._embed(new, at)
+        is_last = rows[1:] != rows[:-1]
+        num_rows = 1 + int(np.count_nonzero(is_last))
+        attention = self._attention(rows, positions, num_rows)
+        for layer, keys, values in zip(self._layers, *self._caches, strict=True):
+            query, key, value = self._project(layer, x, rotation)
+            keys.index_copy_(0, places, key)
+            values.index_copy_(0, places, value)
+            x = layer.out.plus(attention(query, keys, values, layer.scaling), x)
+            x = layer.down.plus(self._feed(layer, x), x)
+        if num_rows < len(rows):
+            x = x[torch.from_numpy(np.append(np.flatnonzero(is_last), len(rows) - 1)).to(device)]
+        return self._norm(x)
+
+    def _attention(
+        self, rows: NDArray[np.int64], positions: NDArray[np.int64], num_rows: int
+    ) -> CompiledAttention | TorchAttention:
+        columns = self._num_columns
+        if self._kernel is not None and len(rows) <= LONGEST_PROMPT * num_rows:
+            return CompiledAttention(self._kernel, rows, positions, columns)
+        return TorchAttention(rows, positions, columns, self._cache)
+
+    def _embed(
+        self, tokens: Tensor, positions: Tensor
+    ) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:
+        if self._is_gpt2:
+            return self._trunk.wte.weight[tokens] + self._trunk.wpe.weight[positions], None
+        x = self._trunk.embed_tokens.weight[tokens]
+        cos, sin = self._trunk.rotary_emb(x, positions[None])
+        return x, (cos[0, :, None], sin[0, :, None])
+
+    def _project(
+        self, layer: _Layer, x: Tensor, rotation: tuple[Tensor, Tensor] | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Returns queries [T, heads, d], keys and values [T, kv heads, d]."""
+        heads = [self.num_heads, self.num_kv_heads, self.num_kv_heads]
+        flat = layer.qkv(layer.norm1(x)).view(len(x), -1, self.head_width)
+        query, key, value = torch.split(flat, heads, dim=1)
+        if layer.query_norm is not None and layer.key_norm is not None:
+            query, key = layer.query_norm(query), layer.key_norm(key)
+        if rotation is not None:
+            query, key = _rotate(query, *rotation), _rotate(key, *rotation)
+        return query, key, value
+
+    def _feed(self, layer: _Layer, x: Tensor) -> Tensor:
+        """Returns what the feed-forward part multiplies last, [T, inner width]."""
+        x = layer.norm2(x)
+        if self._is_gpt2:
+            return layer.up(x, self._activation)
+        gate, up = layer.up(x).chunk(2, dim=1)
+        return F.silu(gate) * up
+
+
+def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    first, second = x.chunk(2, dim=-1)
+    return x * cos + torch.cat((-second, first), dim=-1) * sin
+
+
+def _gpt2_layer(block: Any, config: Any, rows: int) -> _Layer:  # noqa: ANN401
+    eps = config.layer_norm_epsilon
+    linears = (block.attn.c_attn, block.attn.c_proj, block.mlp.c_fc, block.mlp.c_proj)
+    # Conv1D keeps its weight as [in, out].
+    qkv, out, up, down = (LinearWeights([(m.weight.T, m.bias)], rows) for m in linears)
+    scaling = block.attn.scaling
+    return _Layer(_Norm(block.ln_1, eps), qkv, out, _Norm(block.ln_2, eps), up, down, scaling)
+
+
+def _llama_layer(block: Any, rows: int) -> _Layer:  # noqa: ANN401
+    attention, mlp = block.self_attn, block.mlp
+    qkv, out, up, down = (
+        LinearWeights([(m.weight, m.bias) for m in modules], rows)
+        for modules in (
+            (attention.q_proj, attention.k_proj, attention.v_proj),
+            (attention.o_proj,),
+            (mlp.gate_proj, mlp.up_proj),
+            (mlp.down_proj,),
+        )
+    )
+    norms = [getattr(attention, name, None) for name in ("q_norm", "k_norm")]
+    query_norm, key_norm = (n and _Norm(n, n.variance_epsilon) for n in norms)
+    eps1, eps2 = (
+        n.variance_epsilon for n in (block.input_layernorm, block.post_attention_layernorm)
+    )
+    return _Layer(
+        _Norm(block.input_layernorm, eps1), qkv, out,
+        _Norm(block.post_attention_layernorm, eps2), up, down, attention.scaling,
+        query_norm, key_norm,
+    )  # fmt: skip

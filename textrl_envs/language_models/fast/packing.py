@@ -1,0 +1,260 @@
+"""Whole texts without padding: Transformers' own forward over all tokens in one long row.
+
+Everything in a transformer but attention treats each token by itself, and need not know that the
+row is several texts. Attention is given by us, through Transformers' own interface: it looks at
+each text alone, texts of like length side by side.
+"""
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F  # noqa: N812 - torch's own habit
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from transformers import AttentionInterface
+from transformers.activations import NewGELUActivation
+
+from textrl_envs.language_models.fast.linear import FastLinears
+
+__all__ = ["Packing", "fast_operations", "packing_agrees", "pick", "read_packed"]
+
+NAME = "textrl_packed"
+LENGTH_RATIO = 1.5
+"""Texts side by side differ in length by this factor at most."""
+UNKNOWN = ("softcap", "position_bias", "s_aux", "cache")
+"""What some models' attention takes and this one does not know."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Bucket:
+    """Texts of like length, one behind the other in the long row."""
+
+    num_texts: int
+    width: int
+    places: Tensor | None
+    """Where each token stands in (texts · width); None where no text is padded."""
+    num_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Packing:
+    """How B right-padded texts stand in one long row: shortest first."""
+
+    rows: NDArray[np.int64]
+    """The text of each token, (N,)."""
+    columns: NDArray[np.int64]
+    """Its place in that text, (N,)."""
+    starts: NDArray[np.int64]
+    """Where each text begins in the long row, (B,)."""
+    buckets: tuple[_Bucket, ...]
+
+    @classmethod
+    def of(cls, lengths: NDArray[np.int64], device: torch.device) -> "Packing":
+        """Packs texts of these lengths, int64 (B,), 1 or more each."""
+        order = np.argsort(lengths, kind="stable")
+        rising = lengths[order]
+        rows = np.repeat(order, rising)
+        ends = rising.cumsum()
+        columns = np.arange(ends[-1]) - np.repeat(ends - rising, rising)
+        starts = np.empty_like(lengths)
+        starts[order] = ends - rising
+        buckets, first = [], 0
+        while first < len(rising):
+            last = int(np.searchsorted(rising, rising[first] * LENGTH_RATIO, side="right"))
+            buckets.append(_bucket(rising[first:last], device))
+            first = last
+        return cls(rows, columns, starts, tuple(buckets))
+
+
+def _bucket(lengths: NDArray[np.int64], device: torch.device) -> _Bucket:
+    """Lays texts of rising lengths side by side."""
+    count, width, total = len(lengths), int(lengths[-1]), int(lengths.sum())
+    places = None
+    if lengths[0] < width:
+        padded = np.arange(width) < lengths[:, None]
+        places = torch.from_numpy(np.flatnonzero(padded)).to(device)
+    return _Bucket(count, width, places, total)
+
+
+def read_packed(trunk: nn.Module, input_ids: NDArray[np.int64], packing: Packing) -> Tensor:
+    """Returns the hidden state of every token, in the order of the packing, [N, H].
+
+    Args:
+        trunk: a Transformers decoder without its head.
+        input_ids: right-padded, int64 (B, L).
+        packing: of their lengths.
+    """
+    device = next(trunk.parameters()).device
+    tokens = torch.from_numpy(input_ids[packing.rows, packing.columns]).to(device)
+    positions = torch.from_numpy(packing.columns).to(device)
+    with _packed(trunk):
+        output = trunk(
+            input_ids=tokens[None], position_ids=positions[None], use_cache=False, packing=packing
+        )
+    hidden: Tensor = output.last_hidden_state[0]
+    return hidden
+
+
+def packing_agrees(trunk: nn.Module, vocabulary_size: int) -> bool:
+    """Tells whether a model read without padding says what it says text by text."""
+    if getattr(trunk.config, "_attn_implementation", None) != "sdpa":
+        return False
+    ids = np.random.default_rng(0).integers(vocabulary_size, size=(3, 6))
+    lengths = np.array([6, 2, 5])
+    device = next(trunk.parameters()).device
+    packing = Packing.of(lengths, device)
+    with torch.no_grad():
+        padded = trunk(input_ids=torch.from_numpy(ids).to(device), use_cache=False)
+        try:
+            packed = read_packed(trunk, ids, packing)
+        except (TypeError, ValueError, RuntimeError, AttributeError, IndexError):
+            return False  # a forward that knows neither our attention nor its arguments
+    expected = padded.last_hidden_state[packing.rows, packing.columns]
+    return packed.shape == expected.shape and torch.allclose(packed, expected, rtol=0, atol=1e-3)
+
+
+@contextlib.contextmanager
+def _packed(trunk: nn.Module) -> Iterator[None]:
+    config: Any = trunk.config
+    before = config._attn_implementation
+    config._attn_implementation = NAME
+    try:
+        with fast_operations(trunk):
+            yield
+    finally:
+        config._attn_implementation = before
+
+
+@contextlib.contextmanager
+def fast_operations(trunk: nn.Module) -> Iterator[None]:
+    """Within it, a trunk's linear layers and its activation are computed faster, where they can be.
+
+    GPT-2's GELU is eight operations in Transformers, and one in torch.
+    """
+    slow = [module for module in trunk.modules() if isinstance(module, NewGELUActivation)]
+    for module in slow:
+        module.forward = _gelu_tanh  # type: ignore[assignment, method-assign]
+    try:
+        if next(trunk.parameters()).device.type == "cpu":
+            with FastLinears():
+                yield
+        else:
+            yield
+    finally:
+        for module in slow:
+            del module.forward
+
+
+def _gelu_tanh(x: Tensor) -> Tensor:
+    return F.gelu(x, approximate="tanh")
+
+
+def _packed_attention(
+    module: Any,  # noqa: ANN401 - an attention layer of Transformers
+    query: Tensor,  # [1, heads, N, d]
+    key: Tensor,  # [1, kv heads, N, d]
+    value: Tensor,
+    attention_mask: Any,  # noqa: ANN401
+    *,
+    packing: Packing,
+    scaling: float | None = None,
+    **kwargs: Any,  # noqa: ANN401
+) -> tuple[Tensor, None]:
+    """Causal attention within each text, as Transformers' attention interface wants it."""
+    for name in UNKNOWN:
+        if kwargs.get(name) is not None:
+            raise ValueError(f"Packed attention does not know {name}.")
+    groups = query.shape[1] // key.shape[1]
+    if groups > 1:
+        key, value = (x.repeat_interleave(groups, dim=1) for x in (key, value))
+    sizes = [bucket.num_tokens for bucket in packing.buckets]
+    parts = [
+        torch.split(x[0].transpose(0, 1), sizes) for x in (query, key, value)
+    ]  # [n, heads, d] each
+    found = [
+        _attend(bucket, q, k, v, scaling)
+        for bucket, q, k, v in zip(packing.buckets, *parts, strict=True)
+    ]
+    return (torch.cat(found) if len(found) > 1 else found[0])[None], None
+
+
+def _attend(
+    bucket: _Bucket, query: Tensor, key: Tensor, value: Tensor, scaling: float | None
+) -> Tensor:
+    """[n, heads, d] thrice -> [n, heads, d]."""
+    q, k, v = (
+        _Pad.apply(x, bucket).transpose(1, 2)  # type: ignore[no-untyped-call]
+        for x in (query, key, value)
+    )
+    found = F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=scaling)
+    unpadded: Tensor = _Unpad.apply(found.transpose(1, 2), bucket)  # type: ignore[no-untyped-call]
+    return unpadded
+
+
+def _pad(x: Tensor, bucket: _Bucket) -> Tensor:
+    """[n, heads, d] -> [texts, width, heads, d]."""
+    shape = (bucket.num_texts, bucket.width, *x.shape[1:])
+    if bucket.places is None:
+        return x.reshape(shape)
+    padded = x.new_zeros(bucket.num_texts * bucket.width, *x.shape[1:])
+    return padded.index_copy_(0, bucket.places, x).view(shape)
+
+
+def _unpad(x: Tensor, bucket: _Bucket) -> Tensor:
+    """[texts, width, heads, d] -> [n, heads, d]."""
+    flat = x.reshape(-1, *x.shape[2:])
+    return flat if bucket.places is None else flat.index_select(0, bucket.places)
+
+
+def pick(x: Tensor, places: Tensor) -> Tensor:
+    """Returns some rows of x, each once, [N, ...] -> [M, ...], with gradients."""
+    picked: Tensor = _Pick.apply(x, places)  # type: ignore[no-untyped-call]
+    return picked
+
+
+class _Pick(torch.autograd.Function):
+    """Each row is taken once, so that the gradient is laid back and nothing is summed."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, places: Tensor) -> Tensor:  # noqa: ANN401
+        ctx.save_for_backward(places)
+        ctx.shape = x.shape
+        return x.index_select(0, places)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:  # noqa: ANN401
+        (places,) = ctx.saved_tensors
+        return gradients[0].new_zeros(ctx.shape).index_copy_(0, places, gradients[0]), None
+
+
+class _Pad(torch.autograd.Function):
+    """Each place is filled once, so that the gradient is picked up and nothing is summed."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, bucket: _Bucket) -> Tensor:  # noqa: ANN401
+        ctx.bucket = bucket
+        return _pad(x, bucket)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:  # noqa: ANN401
+        return _unpad(gradients[0], ctx.bucket), None
+
+
+class _Unpad(torch.autograd.Function):
+    """The way back."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, bucket: _Bucket) -> Tensor:  # noqa: ANN401
+        ctx.bucket = bucket
+        return _unpad(x, bucket)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:  # noqa: ANN401
+        return _pad(gradients[0], ctx.bucket), None
+
+
+AttentionInterface.register(NAME, _packed_attention)
