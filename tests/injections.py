@@ -69,9 +69,8 @@ def change_arguments(patch: pytest.MonkeyPatch, owner: Any, name: str, change: C
 def a_token_is_read_from_its_own_hidden_state(patch: pytest.MonkeyPatch) -> None:
     """hidden[:, t] where hidden[:, t - 1] predicts token t."""
 
-    def late(self: Decoder, ids: Any, mask: Any, places: Any) -> tuple[Any, ...]:
-        last = np.asarray(mask).sum(axis=1)[places[0]] - 1
-        return self, ids, mask, (places[0], np.minimum(places[1] + 1, last))
+    def late(self: Decoder, ids: Any, places: Any) -> tuple[Any, ...]:
+        return self, ids, (places[0], np.minimum(places[1] + 1, ids.shape[1] - 1))
 
     change_arguments(patch, Decoder, "hidden_at", late)
 

@@ -110,7 +110,7 @@ class Collector:
                 options = record.refill(ended)
                 if options is not None:
                     obs, _ = self.envs.reset(options=options)
-        return _charged(record.episodes(), charge)
+        return _charged(_valued(record.episodes(), policy), charge)
 
     @contextlib.contextmanager
     def _charge_later(self) -> Iterator[KLCharge | None]:
@@ -139,6 +139,13 @@ def _resets_by_hand(base: TextVectorEnv) -> Iterator[None]:
         yield
     finally:
         base.autoreset_mode = mode
+
+
+def _valued(episodes: Episodes, policy: ActingPolicy) -> Episodes:
+    """Asks a policy that values whole episodes for the values that its steps did not give."""
+    if not getattr(policy, "values_episodes", False):
+        return episodes
+    return replace(episodes, values=policy.episode_values(episodes))  # type: ignore[attr-defined]
 
 
 def _charged(episodes: Episodes, charge: KLCharge | None) -> Episodes:

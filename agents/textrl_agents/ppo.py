@@ -124,7 +124,7 @@ class PPO(OnPolicyAgent):
         """Takes one optimiser's step on some of the episodes, and as many demonstrations."""
         config, part = self.config, episodes.select(rows)
         mask = episodes.response_mask[rows]
-        new = self.policy.evaluate(part)
+        new = self.policy.evaluate(part, with_entropies=config.entropy_coefficient > 0)
 
         def tokens(values: NDArray[np.float64]) -> torch.Tensor:
             return torch.from_numpy(values[rows][mask]).to(new.log_probs)
@@ -165,7 +165,8 @@ class PPO(OnPolicyAgent):
         if self._shown is None:
             return None
         rows = rng.choice(len(self._shown), size=min(count, len(self._shown)), replace=False)
-        return -self.policy.evaluate(self._shown.select(np.sort(rows))).log_probs.mean()
+        shown = self.policy.evaluate(self._shown.select(np.sort(rows)), with_entropies=False)
+        return -shown.log_probs.mean()
 
     def _is_far(self, update_kl: list[float]) -> bool:
         limit = self.config.target_kl

@@ -92,7 +92,8 @@ class REINFORCE(OnPolicyAgent):
         """Adds the gradients of some episodes to those of the batch."""
         part, count = episodes.select(rows), episodes.num_tokens
         mask = episodes.response_mask[rows]
-        new = self.policy.evaluate(part)
+        has_bonus = self.config.entropy_coefficient > 0
+        new = self.policy.evaluate(part, with_entropies=has_bonus)
         policy = policy_gradient_loss(
             new.log_probs, _tensor(advantages[rows][mask], new.log_probs), num_tokens=count
         )

@@ -15,8 +15,8 @@ from textrl_envs.language_models.decoder import Decoder, choose_device, load_cau
 
 __all__ = ["CausalLanguageModel"]
 
-CHUNK_ELEMENTS = 1 << 25
-"""Logits held at once when whole sequences are scored: 128 MiB in float32."""
+CHUNK_ELEMENTS = 1 << 22
+"""Logits held at once when whole sequences are scored: 16 MiB in float32."""
 
 
 class CausalLanguageModel:
@@ -94,7 +94,7 @@ class CausalLanguageModel:
         """
         is_text = _right_padded(attention_mask)
         rows, columns = np.nonzero(is_text[:, 1:])  # each token but the first, from the one before
-        hidden = self._decoder.hidden_at(input_ids, is_text, (rows, columns))  # [M, H]
+        hidden = self._decoder.hidden_at(input_ids, (rows, columns))  # [M, H]
         tokens = torch.from_numpy(np.asarray(input_ids)[rows, columns + 1]).to(hidden.device)
         size = max(1, CHUNK_ELEMENTS // self._decoder.vocabulary_size)
         parts = [
@@ -113,7 +113,8 @@ class CausalLanguageModel:
         places: tuple[NDArray[np.integer[Any]], NDArray[np.integer[Any]]],
     ) -> NDArray[np.float32]:
         """Returns log p(. | tokens up to and with a place) for M places, (M, V), in nats."""
-        hidden = self._decoder.hidden_at(input_ids, _right_padded(attention_mask), places)
+        _right_padded(attention_mask)
+        hidden = self._decoder.hidden_at(input_ids, places)
         return _to_numpy(self._log_softmax(hidden))
 
     def save(self, folder: str | Path) -> None:

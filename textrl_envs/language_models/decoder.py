@@ -135,6 +135,13 @@ class Decoder:
         reader = PrefixReader(trunk, use_cache=use_cache and _cache_agrees(trunk, size))
         return cls(trunk, head, reader, size, packing_agrees(trunk, size))
 
+    @classmethod
+    def of_trunk(cls, trunk: Any, head: nn.Module) -> "Decoder":  # noqa: ANN401
+        """Takes a trunk and a head of any kind that reads its hidden states."""
+        size = int(trunk.get_input_embeddings().weight.shape[0])
+        reader = PrefixReader(trunk, use_cache=_cache_agrees(trunk, size))
+        return cls(trunk, head, reader, size, packing_agrees(trunk, size))
+
     def hidden(self, input_ids: Tensor) -> Tensor:
         """Returns the hidden states of whole right-padded texts, [B, L] -> [B, L, H].
 
@@ -151,29 +158,30 @@ class Decoder:
     def hidden_at(
         self,
         input_ids: NDArray[np.integer[Any]],
-        attention_mask: NDArray[Any],
         places: tuple[NDArray[np.integer[Any]], NDArray[np.integer[Any]]],
     ) -> Tensor:
         """Returns the hidden states of M places in whole texts, [M, H], with gradients.
 
-        Padding costs nothing, where the model can be read without.
+        Nothing is read behind the last place of a row, and padding not at all, where the model can
+        be read without.
 
         Args:
             input_ids: right-padded, shape (B, L).
-            attention_mask: 1 where there is text, shape (B, L).
             places: row and column of each place, in the text and each once; shape (M,) both.
 
         Raises:
             InvalidInputError: texts longer than the model's positions.
         """
         rows, columns = places
-        lengths = np.asarray(attention_mask, np.int64).sum(axis=1)
+        lengths = np.ones(len(input_ids), np.int64)
+        np.maximum.at(lengths, rows, columns + 1)
         if self.packs and lengths.max() <= self.reader.window:
             self.reader.check_length(int(lengths.max()))
             packing = Packing.of(lengths, self.device)
             hidden = read_packed(self.trunk, np.asarray(input_ids, np.int64), packing)
             return pick(hidden, torch.from_numpy(packing.starts[rows] + columns).to(self.device))
-        ids = np.where(np.asarray(attention_mask) != 0, input_ids, 0)[:, : int(lengths.max())]
+        is_read = np.arange(int(lengths.max())) < lengths[:, None]
+        ids = np.where(is_read, np.asarray(input_ids)[:, : is_read.shape[1]], 0)
         return self.hidden(torch.from_numpy(ids).to(self.device))[rows, columns]
 
     @torch.no_grad()

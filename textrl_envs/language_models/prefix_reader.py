@@ -21,6 +21,9 @@ from textrl_envs.observations import read_observation
 __all__ = ["PrefixReader", "weights_version"]
 
 
+ROOM = 32
+"""The cache has a multiple of so many columns."""
+
 WINDOW_NAMES = ("sliding_window", "window_size", "attention_window_size")
 """What configs call the reach of an attention that does not see the whole text."""
 
@@ -205,19 +208,21 @@ class PrefixReader:
         return known
 
     def _make_room(self, num_rows: int, num_columns: int) -> None:
-        """Forgets, and takes a larger cache, where a batch is larger than any before."""
+        """Takes a larger cache, empty, where a batch is larger than any before."""
         slots, columns = self._ids.shape
         if num_rows <= slots and num_columns <= columns:
             return
-        self.forget()
-        slots, columns = max(slots, num_rows), max(columns, num_columns)
+        slots, columns = max(slots, num_rows), max(columns, _rounded(num_columns))
         if self.use_fast_path and LeanTrunk.supports(self._trunk):
-            self._lean = LeanTrunk(self._trunk, slots, columns)
+            if self._lean is None:
+                self._lean = LeanTrunk(self._trunk, slots)
+            self._lean.make_room(slots, columns)
         else:
             num_layers: int = self._trunk.config.num_hidden_layers  # type: ignore[assignment, union-attr]
             self._cache = SlotCache(num_layers, slots, columns)
         self._ids = np.full((slots, columns), -1, np.int64)
         self._lengths = np.zeros(slots, np.int64)
+        self._hidden = None
 
     def _notice_new_weights(self) -> None:
         weights = weights_version(self._parameters)
@@ -238,6 +243,11 @@ class PrefixReader:
     @property
     def _device(self) -> torch.device:
         return next(self._trunk.parameters()).device
+
+
+def _rounded(num_columns: int) -> int:
+    """Leaves texts room to grow, so that a batch of slightly longer ones needs no new cache."""
+    return -(-num_columns // ROOM) * ROOM
 
 
 def _additive(mask: Tensor, dtype: torch.dtype) -> Tensor:

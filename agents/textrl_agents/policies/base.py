@@ -89,8 +89,13 @@ class Policy(nn.Module, ABC):
         """Returns the distribution of the next token of each observation, and its value [B]."""
 
     @abstractmethod
-    def evaluate(self, episodes: Episodes) -> TokenEvaluation:
-        """Returns log-prob, entropy and value of the M response tokens, with gradients."""
+    def evaluate(self, episodes: Episodes, *, with_entropies: bool = True) -> TokenEvaluation:
+        """Returns log-prob, entropy and value of the M response tokens, with gradients.
+
+        Args:
+            episodes: B of them.
+            with_entropies: False leaves the entropies 0, and saves two passes over the logits.
+        """
 
     @abstractmethod
     def check_length(self, length: int) -> None:

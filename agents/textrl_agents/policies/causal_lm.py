@@ -5,9 +5,12 @@ import json
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from transformers import AutoModel
 
 from textrl_agents.episodes import Episodes
 from textrl_agents.policies.network import NetworkPolicy, Places
@@ -20,8 +23,13 @@ __all__ = ["CausalLMPolicy"]
 class CausalLMPolicy(NetworkPolicy):
     """The whole language model is trained; a linear value head reads its last hidden state.
 
+    With a value model, the head reads that model's hidden states instead: policy and value share
+    nothing, and a roll-out is valued by one forward when it is finished.
+
     Args:
         model: any Transformers causal LM. It is trained in place.
+        value_model: a Transformers decoder of the same vocabulary, trained in place too. Where it
+            has a head `score` of one output, as reward models have, the value begins as its score.
         vocabulary_size: V of the environment; None takes the model's.
         temperature: divides the logits.
         device: "auto", "cpu", "cuda", ...
@@ -36,6 +44,7 @@ class CausalLMPolicy(NetworkPolicy):
         self,
         model: Any,  # noqa: ANN401 - any Transformers causal LM
         *,
+        value_model: Any | None = None,  # noqa: ANN401
         vocabulary_size: int | None = None,
         temperature: float = 1.0,
         device: str = "auto",
@@ -49,14 +58,35 @@ class CausalLMPolicy(NetworkPolicy):
             temperature=temperature,
         )
         self.model = model
+        self._value_decoder: Decoder | None = None
+        if value_model is not None:
+            self._take_value_model(value_model)
+
+    def _take_value_model(self, value_model: Any) -> None:  # noqa: ANN401
+        self.value_trunk = value_model.base_model.to(self.device).requires_grad_(True).eval()
+        width: int = self.value_trunk.config.hidden_size
+        self.value_head = torch.nn.Linear(width, 1, device=self.device)
+        torch.nn.init.zeros_(self.value_head.bias)
+        torch.nn.init.zeros_(self.value_head.weight)
+        score = getattr(value_model, "score", None)
+        if isinstance(score, torch.nn.Linear) and score.out_features == 1:
+            self.value_head.weight.data.copy_(score.weight)
+        self._value_decoder = Decoder.of_trunk(self.value_trunk, self.value_head)
+        check_vocabulary(self._value_decoder.vocabulary_size, self.vocabulary_size)
+        self.values_episodes = True
 
     @classmethod
     def of_reference(
-        cls, reference: CausalLanguageModel, *, temperature: float = 1.0
+        cls,
+        reference: CausalLanguageModel,
+        *,
+        value_model: Any | None = None,  # noqa: ANN401
+        temperature: float = 1.0,
     ) -> "CausalLMPolicy":
         """Returns a policy that starts as a copy of the reference: their KL is 0."""
         return cls(
             copy.deepcopy(reference.model),
+            value_model=value_model,
             vocabulary_size=reference.vocabulary_size,
             temperature=temperature,
             device=str(next(reference.model.parameters()).device),
@@ -71,11 +101,51 @@ class CausalLMPolicy(NetworkPolicy):
         logits: Tensor = self._decoder.head(hidden)[..., : self.vocabulary_size]
         return logits
 
+    def forget(self) -> None:
+        """Drops what is remembered between calls: the next numbers are fresh, to the last bit."""
+        super().forget()
+        if self._value_decoder is not None:
+            self._value_decoder.forget()
+
+    @torch.no_grad()
+    def next_values(self, obs: Any) -> NDArray[np.float64]:  # noqa: ANN401 - either form
+        """Returns the value of each observation, shape (B,)."""
+        if self._value_decoder is None:
+            return super().next_values(obs)
+        values: Tensor = self.value_head(self._value_decoder.reader.read(obs))[:, 0]
+        return values.double().cpu().numpy()
+
+    @torch.no_grad()
+    def episode_values(self, episodes: Episodes) -> NDArray[np.float64]:
+        """Returns the value before every response token, (B, T), 0 where there is none."""
+        found = np.zeros(episodes.response_mask.shape)
+        found[episodes.response_mask] = self._separate_values(episodes).double().cpu().numpy()
+        return found
+
+    def _value_of(self, hidden: Tensor) -> Tensor:
+        if self._value_decoder is not None:
+            return hidden.new_full((len(hidden),), torch.nan)
+        return super()._value_of(hidden)
+
+    def _episode_value_of(self, hidden: Tensor, episodes: Episodes) -> Tensor:
+        if self._value_decoder is not None:
+            return self._separate_values(episodes)
+        return super()._episode_value_of(hidden, episodes)
+
+    def _separate_values(self, episodes: Episodes) -> Tensor:
+        assert self._value_decoder is not None
+        rows, columns = episodes.response_places()
+        hidden = self._value_decoder.hidden_at(episodes.input_ids, (rows, columns - 1))
+        values: Tensor = self.value_head(hidden.float())[:, 0]
+        return values
+
     def save(self, folder: Path) -> None:
         """Writes an ordinary Transformers folder, the value head in a file beside it."""
         folder.mkdir(parents=True, exist_ok=True)
         self.model.save_pretrained(folder)
         save_file(self.value_head.state_dict(), folder / "value_head.safetensors")
+        if self._value_decoder is not None:
+            self.value_trunk.save_pretrained(folder / "value_model")
         about = {
             "kind": "causal_lm",
             "vocabulary_size": self.vocabulary_size,
@@ -87,8 +157,14 @@ class CausalLMPolicy(NetworkPolicy):
     def load(cls, folder: Path, *, device: str = "auto") -> Self:
         """Reads what `save` wrote."""
         about = json.loads((folder / "policy.json").read_text())
+        value_model = None
+        if (folder / "value_model").is_dir():
+            value_model = AutoModel.from_pretrained(
+                folder / "value_model", dtype=torch.float32, use_safetensors=True
+            )
         policy = cls(
             load_causal_lm(str(folder)),
+            value_model=value_model,
             vocabulary_size=about["vocabulary_size"],
             temperature=about["temperature"],
             device=device,

@@ -104,7 +104,9 @@ def _invert(weights: Tensor, shares: Tensor) -> Tensor:
     return torch.searchsorted(cumulative, shares * cumulative[:, -1:], right=True)
 
 
-def token_log_probs(logits: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
+def token_log_probs(
+    logits: Tensor, tokens: Tensor, *, with_entropies: bool = True
+) -> tuple[Tensor, Tensor]:
     """Returns log-probability of a token, and entropy, of each of M rows, with gradients.
 
     Nothing of the size of the logits is made: the probabilities take their place, and in the
@@ -113,11 +115,14 @@ def token_log_probs(logits: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
     Args:
         logits: [M, V]; −∞ is a token that cannot be. They are overwritten.
         tokens: int64 [M].
+        with_entropies: False leaves them 0, and saves two passes.
 
     Returns:
         log p [M] and −Σ p log p [M], in nats.
     """
-    log_probs, entropies = _TokenLogProbs.apply(logits, tokens)  # type: ignore[no-untyped-call]
+    log_probs, entropies = _TokenLogProbs.apply(  # type: ignore[no-untyped-call]
+        logits, tokens, with_entropies
+    )
     return log_probs, entropies
 
 
@@ -125,22 +130,28 @@ class _TokenLogProbs(torch.autograd.Function):
     """∂ log p_a / ∂ z_j = 1[j = a] − p_j and ∂ H / ∂ z_j = −p_j (log p_j + H)."""
 
     @staticmethod
-    def forward(ctx: Any, logits: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:  # noqa: ANN401
-        chosen, entropies = logits.new_empty(len(logits)), logits.new_empty(len(logits))
+    def forward(
+        ctx: Any,  # noqa: ANN401
+        logits: Tensor,
+        tokens: Tensor,
+        with_entropies: bool,
+    ) -> tuple[Tensor, Tensor]:
+        chosen, entropies = logits.new_empty(len(logits)), logits.new_zeros(len(logits))
         for rows in _blocks_of_rows(logits):
             log_probs = logits[rows].log_softmax(-1)
             torch.gather(log_probs, 1, tokens[rows, None], out=chosen[rows, None])
             probabilities = torch.exp(log_probs, out=logits[rows])
-            # 0 times −∞ is 0 here.
-            surprise = log_probs.neg_().clamp_(max=-LOWEST)
-            torch.linalg.vecdot(probabilities, surprise, out=entropies[rows])
+            if with_entropies:
+                # 0 times −∞ is 0 here.
+                surprise = log_probs.neg_().clamp_(max=-LOWEST)
+                torch.linalg.vecdot(probabilities, surprise, out=entropies[rows])
         ctx.set_materialize_grads(False)
         ctx.probabilities, ctx.entropies = logits.detach(), entropies.clone()
         ctx.save_for_backward(tokens)
         return chosen, entropies
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, None]:  # noqa: ANN401
+    def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:  # noqa: ANN401
         for_log_prob, for_entropy = gradients
         if ctx.probabilities is None:
             raise RuntimeError("token_log_probs keeps nothing for a second backward pass.")
@@ -156,7 +167,7 @@ class _TokenLogProbs(torch.autograd.Function):
                 found[rows] *= factor
         (tokens,) = ctx.saved_tensors
         found.scatter_add_(1, tokens[:, None], for_log_prob[:, None])
-        return found, None
+        return found, None, None
 
 
 def _blocks_of_rows(matrix: Tensor) -> Iterator[slice]:

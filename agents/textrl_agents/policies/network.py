@@ -89,7 +89,7 @@ class NetworkPolicy(Policy):
             self._memo = key, (TokenDistribution(logits), self._value_of(hidden))
         return self._memo[1]
 
-    def evaluate(self, episodes: Episodes) -> TokenEvaluation:
+    def evaluate(self, episodes: Episodes, *, with_entropies: bool = True) -> TokenEvaluation:
         """Returns log-prob, entropy and value of the M response tokens, with gradients.
 
         Logits are made at these tokens alone. Where they are many, a part at a time: it is made
@@ -98,11 +98,13 @@ class NetworkPolicy(Policy):
         rows, columns = episodes.response_places()
         # A token is predicted from the column before it: the last of the prompt, for the first.
         before = (rows, columns - 1)
-        hidden = self._decoder.hidden_at(episodes.input_ids, episodes.attention_mask, before)
+        hidden = self._decoder.hidden_at(episodes.input_ids, before)
         tokens = response_tokens(episodes, self.device)
         size = max(1, KEPT_LOGITS // self.vocabulary_size)
         if len(tokens) <= size:
-            log_probs, entropies = self._token_log_probs(hidden, episodes, before, tokens)
+            log_probs, entropies = self._token_log_probs(
+                hidden, episodes, before, tokens, with_entropies
+            )
         else:
             parts = [slice(start, start + size) for start in range(0, len(tokens), size)]
             found = [
@@ -112,6 +114,7 @@ class NetworkPolicy(Policy):
                     episodes,
                     (before[0][part], before[1][part]),
                     tokens[part],
+                    with_entropies,
                     use_reentrant=False,
                     preserve_rng_state=False,
                 )
@@ -121,10 +124,15 @@ class NetworkPolicy(Policy):
         return TokenEvaluation(log_probs, entropies, self._episode_value_of(hidden, episodes))
 
     def _token_log_probs(
-        self, hidden: Tensor, episodes: Episodes, places: Places, tokens: Tensor
+        self,
+        hidden: Tensor,
+        episodes: Episodes,
+        places: Places,
+        tokens: Tensor,
+        with_entropies: bool,
     ) -> tuple[Tensor, Tensor]:
         logits = self._scaled(self.episode_logits(hidden, episodes, places))
-        return token_log_probs(logits, tokens)
+        return token_log_probs(logits, tokens, with_entropies=with_entropies)
 
     def _scaled(self, logits: Tensor) -> Tensor:
         logits = logits.float()

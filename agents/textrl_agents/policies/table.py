@@ -112,7 +112,7 @@ class TablePolicy(Policy):
         time, node, *_ = self.mdp.locate(obs)
         return TokenDistribution(self._logits(time, node)), self.values[time, node]
 
-    def evaluate(self, episodes: Episodes) -> TokenEvaluation:
+    def evaluate(self, episodes: Episodes, *, with_entropies: bool = True) -> TokenEvaluation:
         """Returns log-prob, entropy and value of the M response tokens, with gradients."""
         nodes = self.mdp.walk(episodes.prompt_index, episodes.response_ids)
         mask = episodes.response_mask

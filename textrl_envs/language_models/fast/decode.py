@@ -59,11 +59,10 @@ class LeanTrunk:
 
     Args:
         trunk: a `GPT2Model`, `LlamaModel`, `Qwen2Model` or `Qwen3Model`.
-        num_slots: rows.
-        num_columns: the longest text.
+        num_slots: rows of most calls.
     """
 
-    def __init__(self, trunk: nn.Module, num_slots: int, num_columns: int) -> None:
+    def __init__(self, trunk: nn.Module, num_slots: int) -> None:
         self._trunk: Any = trunk
         config: Any = trunk.config
         self._is_gpt2 = config.model_type == "gpt2"
@@ -83,16 +82,18 @@ class LeanTrunk:
             )
         else:
             self._norm, self._activation = _Norm(self._trunk.norm, config.rms_norm_eps), "silu"
-        # One column more than texts have tokens: padding is written there.
-        self._num_columns = num_columns + 1
         parameter = next(trunk.parameters())
-        self._num_columns = num_columns
-        size = (len(self._layers), 2, num_slots, num_columns, self.num_kv_heads, self.head_width)
-        self._cache = torch.zeros(size, dtype=parameter.dtype, device=parameter.device)
-        # [slots · columns, kv heads, d] of each layer, keys and values
-        self._caches = [cache.flatten(1, 2).unbind() for cache in self._cache.unbind(1)]
+        self._dtype, self._device = parameter.dtype, parameter.device
         is_plain = parameter.dtype == torch.float32 and parameter.device.type == "cpu"
         self._kernel = compile_kernel(self.head_width) if is_plain else None
+
+    def make_room(self, num_slots: int, num_columns: int) -> None:
+        """Takes an empty cache for that many rows, of texts of that many tokens at most."""
+        self._num_columns = num_columns
+        size = (len(self._layers), 2, num_slots, num_columns, self.num_kv_heads, self.head_width)
+        self._cache = torch.zeros(size, dtype=self._dtype, device=self._device)
+        # [slots · columns, kv heads, d] of each layer, keys and values
+        self._caches = [cache.flatten(1, 2).unbind() for cache in self._cache.unbind(1)]
 
     @staticmethod
     def supports(trunk: nn.Module) -> bool:

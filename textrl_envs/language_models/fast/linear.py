@@ -12,9 +12,8 @@ from typing import Any
 import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own habit
 from torch import Tensor
-from torch.overrides import TorchFunctionMode
 
-__all__ = ["FastLinears", "LinearWeights", "has_fast_linear", "linear"]
+__all__ = ["LinearWeights", "has_fast_linear", "linear"]
 
 FEWEST_ROWS = 4
 """With fewer rows a product is bound by reading the weights, and torch's own is as fast."""
@@ -89,33 +88,16 @@ class _Linear(torch.autograd.Function):
         (gradient,) = gradients
         x, weight = ctx.saved_tensors
         for_x, for_weight, for_bias = ctx.needs_input_grad
+        found = None
+        if for_weight and weight.is_contiguous():
+            found = _product(gradient.T, x.T, None)
+        elif for_weight:  # GPT-2's: in the order in which its weight lies, or it would be copied
+            found = _product(x.T, gradient.T, None).T
         return (
             _product(gradient, weight.T, None) if for_x else None,
-            _product(gradient.T, x.T, None) if for_weight else None,
+            found,
             gradient.sum(0) if for_bias else None,
         )
-
-
-class FastLinears(TorchFunctionMode):
-    """Within it, every linear layer of any model takes `linear`; nothing else changes.
-
-    Linear layers call `F.linear`, GPT-2's Conv1D calls `torch.addmm`.
-    """
-
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Any,  # noqa: ANN401
-        args: Any = (),  # noqa: ANN401
-        kwargs: Any = None,  # noqa: ANN401
-    ) -> Any:  # noqa: ANN401
-        kwargs = kwargs or {}
-        if func is F.linear and not kwargs:
-            return linear(*args)
-        if func is torch.addmm and not kwargs and args[0].ndim == 1:
-            bias, x, weight = args
-            return linear(x, weight.T, bias)
-        return func(*args, **kwargs)
 
 
 class LinearWeights:

@@ -6,6 +6,7 @@ each text alone, texts of like length side by side.
 """
 
 import contextlib
+import functools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -17,8 +18,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from transformers import AttentionInterface
 from transformers.activations import NewGELUActivation
+from transformers.pytorch_utils import Conv1D
 
-from textrl_envs.language_models.fast.linear import FastLinears
+from textrl_envs.language_models.fast.linear import linear
 
 __all__ = ["Packing", "fast_operations", "packing_agrees", "pick", "read_packed"]
 
@@ -131,26 +133,37 @@ def _packed(trunk: nn.Module) -> Iterator[None]:
 
 @contextlib.contextmanager
 def fast_operations(trunk: nn.Module) -> Iterator[None]:
-    """Within it, a trunk's linear layers and its activation are computed faster, where they can be.
-
-    GPT-2's GELU is eight operations in Transformers, and one in torch.
-    """
-    slow = [module for module in trunk.modules() if isinstance(module, NewGELUActivation)]
-    for module in slow:
-        module.forward = _gelu_tanh  # type: ignore[assignment, method-assign]
+    """Within it, linear layers and GELU are computed by faster functions; nothing else changes."""
+    changed = []
+    for module in trunk.modules():
+        fast = FASTER.get(type(module))
+        if fast is not None:
+            module.forward = functools.partial(fast, module)
+            changed.append(module)
     try:
-        if next(trunk.parameters()).device.type == "cpu":
-            with FastLinears():
-                yield
-        else:
-            yield
+        yield
     finally:
-        for module in slow:
+        for module in changed:
             del module.forward
 
 
-def _gelu_tanh(x: Tensor) -> Tensor:
+def _linear(module: Any, x: Tensor) -> Tensor:  # noqa: ANN401
+    return linear(x, module.weight, module.bias)
+
+
+def _conv1d(module: Any, x: Tensor) -> Tensor:  # noqa: ANN401
+    return linear(x, module.weight.T, module.bias)
+
+
+def _gelu_tanh(_: Any, x: Tensor) -> Tensor:  # noqa: ANN401
     return F.gelu(x, approximate="tanh")
+
+
+FASTER = {
+    nn.Linear: _linear,
+    Conv1D: _conv1d,  # GPT-2's linear layer, its weight [in, out]
+    NewGELUActivation: _gelu_tanh,  # eight operations in Transformers, one in torch
+}
 
 
 def _packed_attention(
