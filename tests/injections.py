@@ -128,10 +128,10 @@ def every_response_is_taken_to_begin_where_the_longest_prompt_ends(
 def training_forgets_the_temperature(patch: pytest.MonkeyPatch) -> None:
     original = NetworkPolicy.evaluate
 
-    def read(self: NetworkPolicy, episodes: Episodes) -> Any:
+    def read(self: NetworkPolicy, episodes: Episodes, **settings: Any) -> Any:
         with pytest.MonkeyPatch.context() as inner:
             inner.setattr(self, "temperature", 1.0)
-            return original(self, episodes)
+            return original(self, episodes, **settings)
 
     patch.setattr(NetworkPolicy, "evaluate", read)
 

@@ -179,7 +179,8 @@ def every_episode(task: Task, policy: Policy) -> Episodes:
 
 def ppo(policy: Policy, **settings: Any) -> PPO:
     """Returns PPO whose update is one step, and whose advantages are left as they are."""
-    given = {"epochs": 1, "minibatches": 1, "standardise_advantages": False, **settings}
+    given = {"epochs": 1, "minibatches": 1, "micro_batch_size": 10_000, **settings}
+    given.setdefault("standardise_advantages", False)
     return PPO(policy, config=PPOConfig(**given))
 
 

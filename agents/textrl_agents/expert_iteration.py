@@ -67,9 +67,7 @@ class ExpertIteration(OnPolicyAgent):
         for _ in range(self.config.epochs):
             order = rng.permutation(len(self.best))
             for rows in np.array_split(order, min(self.config.minibatches, len(order))):
-                loss = -self.policy.evaluate(self.best.select(np.sort(rows))).log_probs.mean()
-                loss.backward()  # type: ignore[no-untyped-call]
-                losses.append(float(loss.detach()))
+                losses.append(self.add_imitation_gradients(self.best, np.sort(rows)))
                 norms.append(self.step_optimizer())
         return {
             "kept": len(self.best),

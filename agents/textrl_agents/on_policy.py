@@ -4,6 +4,7 @@ import json
 import math
 import shutil
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from types import NoneType, UnionType
@@ -46,6 +47,10 @@ class OnPolicyConfig:
     """Gradients are scaled down to this norm."""
     entropy_coefficient: float = 0.0
     """Weight of the entropy bonus."""
+    micro_batch_size: int = 128
+    """Episodes in one forward; the gradient is that of all that belong to a step."""
+    gradient_checkpointing: bool = False
+    """Keep the inputs of the layers alone, and compute the rest again: less memory, but slower."""
 
     def __post_init__(self) -> None:
         _check_types(self)
@@ -54,6 +59,7 @@ class OnPolicyConfig:
         self.check("learning_rate", rate is None or rate > 0, "positive or None")
         self.check("max_gradient_norm", self.max_gradient_norm > 0, "positive")
         self.check("entropy_coefficient", self.entropy_coefficient >= 0, "0 or more")
+        self.check("micro_batch_size", self.micro_batch_size >= 1, "at least 1")
 
     def check(self, name: str, is_right: bool, expected: str) -> None:
         """Raises InvalidInputError unless the field is right."""
@@ -94,6 +100,7 @@ class OnPolicyAgent(ABC):
             eps=1e-5,
             fused=True,  # one pass over the weights instead of ten
         )
+        policy.is_checkpointed = self.config.gradient_checkpointing
         self._act_rng = np.random.default_rng([seed, 1])
 
     @abstractmethod
@@ -166,6 +173,27 @@ class OnPolicyAgent(ABC):
             "learning_rate": self.optimizer.param_groups[0]["lr"],
             **stats,
         }
+
+    def micro_batches(self, rows: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
+        """Yields the episodes of a step in parts that fit into one forward."""
+        size = self.config.micro_batch_size
+        return (rows[start : start + size] for start in range(0, len(rows), size))
+
+    def add_imitation_gradients(
+        self, episodes: Episodes, rows: NDArray[np.int64], *, weight: float = 1.0
+    ) -> float:
+        """Adds those of weight times the mean of −log π over the tokens of some episodes.
+
+        Returns:
+            The mean, in nats a token.
+        """
+        count, total = int(episodes.response_mask[rows].sum()), 0.0
+        for part in self.micro_batches(rows):
+            found = self.policy.evaluate(episodes.select(part), with_entropies=False)
+            loss = -found.log_probs.sum() / count
+            (weight * loss).backward()  # type: ignore[no-untyped-call]
+            total += float(loss.detach())
+        return total
 
     def step_optimizer(self) -> float:
         """Clips the gradients, takes a step, and returns the norm before clipping."""

@@ -122,29 +122,55 @@ class PPO(OnPolicyAgent):
         rng: np.random.Generator,
     ) -> dict[str, float]:
         """Takes one optimiser's step on some of the episodes, and as many demonstrations."""
-        config, part = self.config, episodes.select(rows)
-        mask = episodes.response_mask[rows]
-        new = self.policy.evaluate(part, with_entropies=config.entropy_coefficient > 0)
+        count = int(episodes.response_mask[rows].sum())
+        parts = [
+            self._add_gradients(episodes, part, advantages, targets, count)
+            for part in self.micro_batches(rows)
+        ]
+        stats = {key: sum(part[key] for part in parts) for key in parts[0]}
+        stats["ratio_error"] = max(part["ratio_error"] for part in parts)
+        if self._shown is not None:
+            count = min(len(rows), len(self._shown))
+            drawn = np.sort(rng.choice(len(self._shown), size=count, replace=False))
+            weight = self.config.demonstration_coefficient
+            loss = self.add_imitation_gradients(self._shown, drawn, weight=weight)
+            stats["demonstration_loss"] = loss
+        return {**stats, "gradient_norm": self.step_optimizer()}
+
+    def _add_gradients(
+        self,
+        episodes: Episodes,
+        rows: NDArray[np.int64],
+        advantages: NDArray[np.float64],
+        targets: NDArray[np.float64],
+        num_tokens: int,
+    ) -> dict[str, float]:
+        """Adds the gradients of some episodes to those of a step over `num_tokens` tokens."""
+        config, mask = self.config, episodes.response_mask[rows]
+        new = self.policy.evaluate(
+            episodes.select(rows), with_entropies=config.entropy_coefficient > 0
+        )
 
         def tokens(values: NDArray[np.float64]) -> torch.Tensor:
             return torch.from_numpy(values[rows][mask]).to(new.log_probs)
 
-        old_log_probs, count = tokens(episodes.log_probs), part.num_tokens
+        old_log_probs = tokens(episodes.log_probs)
         policy = clipped_policy_loss(
-            new.log_probs, old_log_probs, tokens(advantages), clip=config.clip, num_tokens=count
+            new.log_probs,
+            old_log_probs,
+            tokens(advantages),
+            clip=config.clip,
+            num_tokens=num_tokens,
         )
         value = clipped_value_loss(
             new.values,
             tokens(episodes.values),
             tokens(targets),
             clip=config.value_clip,
-            num_tokens=count,
+            num_tokens=num_tokens,
         )
-        entropy = entropy_loss(new.entropies, num_tokens=count)
+        entropy = entropy_loss(new.entropies, num_tokens=num_tokens)
         loss = policy + config.value_coefficient * value + config.entropy_coefficient * entropy
-        shown = self._demonstration_loss(len(rows), rng)
-        if shown is not None:
-            loss = loss + config.demonstration_coefficient * shown
         loss.backward()  # type: ignore[no-untyped-call]
         with torch.no_grad():
             log_ratio = new.log_probs - old_log_probs
@@ -153,20 +179,10 @@ class PPO(OnPolicyAgent):
             "policy_loss": float(policy.detach()),
             "value_loss": float(value.detach()),
             # The tokens are the old policy's, so this estimates KL(old ‖ new).
-            "update_kl": float(k3(-log_ratio).mean()),
-            "clip_fraction": float(is_clipped.float().mean()),
+            "update_kl": float(k3(-log_ratio).sum()) / num_tokens,
+            "clip_fraction": float(is_clipped.sum()) / num_tokens,
             "ratio_error": float((log_ratio.exp() - 1).abs().max()),
-            "gradient_norm": self.step_optimizer(),
-            **({} if shown is None else {"demonstration_loss": float(shown.detach())}),
         }
-
-    def _demonstration_loss(self, count: int, rng: np.random.Generator) -> torch.Tensor | None:
-        """Returns the mean of −log π over the tokens of some demonstrations, drawn at random."""
-        if self._shown is None:
-            return None
-        rows = rng.choice(len(self._shown), size=min(count, len(self._shown)), replace=False)
-        shown = self.policy.evaluate(self._shown.select(np.sort(rows)), with_entropies=False)
-        return -shown.log_probs.mean()
 
     def _is_far(self, update_kl: list[float]) -> bool:
         limit = self.config.target_kl

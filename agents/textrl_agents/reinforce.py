@@ -35,8 +35,6 @@ class REINFORCEConfig(OnPolicyConfig):
     """Weight of the value loss, for value."""
     standardise_advantages: bool = False
     """Shift and scale the advantages of a batch to mean 0 and deviation 1."""
-    micro_batch_size: int = 128
-    """Episodes in one forward; the gradient is that of the whole batch."""
 
     def __post_init__(self) -> None:
         OnPolicyConfig.__post_init__(self)
@@ -44,7 +42,6 @@ class REINFORCEConfig(OnPolicyConfig):
         self.check("group_size", self.group_size >= 1, "at least 1")
         self.check("running_mean_decay", 0 <= self.running_mean_decay < 1, "in [0, 1)")
         self.check("value_coefficient", self.value_coefficient >= 0, "0 or more")
-        self.check("micro_batch_size", self.micro_batch_size >= 1, "at least 1")
 
 
 class REINFORCE(OnPolicyAgent):
@@ -76,8 +73,7 @@ class REINFORCE(OnPolicyAgent):
         if self.config.standardise_advantages:
             advantages = standardise(advantages, episodes.response_mask)
         losses = {"policy_loss": 0.0, "value_loss": 0.0}
-        for start in range(0, len(episodes), self.config.micro_batch_size):
-            rows = np.arange(start, min(start + self.config.micro_batch_size, len(episodes)))
+        for rows in self.micro_batches(np.arange(len(episodes))):
             for name, value in self._add_gradients(episodes, rows, advantages, returns).items():
                 losses[name] += value
         return {**losses, "gradient_norm": self.step_optimizer()}

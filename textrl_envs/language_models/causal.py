@@ -93,6 +93,7 @@ class CausalLanguageModel:
         0 in column 0, which nothing precedes, and behind the text.
         """
         is_text = _right_padded(attention_mask)
+        self._decoder.reader.check_length(int(is_text.sum(axis=1).max()))
         rows, columns = np.nonzero(is_text[:, 1:])  # each token but the first, from the one before
         hidden = self._decoder.hidden_at(input_ids, (rows, columns))  # [M, H]
         tokens = torch.from_numpy(np.asarray(input_ids)[rows, columns + 1]).to(hidden.device)

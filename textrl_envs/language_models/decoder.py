@@ -142,7 +142,7 @@ class Decoder:
         reader = PrefixReader(trunk, use_cache=_cache_agrees(trunk, size))
         return cls(trunk, head, reader, size, packing_agrees(trunk, size))
 
-    def hidden(self, input_ids: Tensor) -> Tensor:
+    def hidden(self, input_ids: Tensor, *, is_checkpointed: bool = False) -> Tensor:
         """Returns the hidden states of whole right-padded texts, [B, L] -> [B, L, H].
 
         Padding lies behind every token, so the causal mask alone keeps it out.
@@ -151,7 +151,7 @@ class Decoder:
             InvalidInputError: texts longer than the model's positions.
         """
         self.reader.check_length(input_ids.shape[1])
-        with fast_operations(self.trunk):
+        with fast_operations(self.trunk, is_checkpointed=is_checkpointed):
             hidden: Tensor = self.trunk(input_ids=input_ids, use_cache=False).last_hidden_state
         return hidden
 
@@ -159,6 +159,8 @@ class Decoder:
         self,
         input_ids: NDArray[np.integer[Any]],
         places: tuple[NDArray[np.integer[Any]], NDArray[np.integer[Any]]],
+        *,
+        is_checkpointed: bool = False,
     ) -> Tensor:
         """Returns the hidden states of M places in whole texts, [M, H], with gradients.
 
@@ -168,6 +170,8 @@ class Decoder:
         Args:
             input_ids: right-padded, shape (B, L).
             places: row and column of each place, in the text and each once; shape (M,) both.
+            is_checkpointed: keep the inputs of the layers alone for the gradients, and compute the
+                rest again: less memory, a third slower.
 
         Raises:
             InvalidInputError: texts longer than the model's positions.
@@ -178,11 +182,13 @@ class Decoder:
         if self.packs and lengths.max() <= self.reader.window:
             self.reader.check_length(int(lengths.max()))
             packing = Packing.of(lengths, self.device)
-            hidden = read_packed(self.trunk, np.asarray(input_ids, np.int64), packing)
+            ids = np.asarray(input_ids, np.int64)
+            hidden = read_packed(self.trunk, ids, packing, is_checkpointed=is_checkpointed)
             return pick(hidden, torch.from_numpy(packing.starts[rows] + columns).to(self.device))
         is_read = np.arange(int(lengths.max())) < lengths[:, None]
         ids = np.where(is_read, np.asarray(input_ids)[:, : is_read.shape[1]], 0)
-        return self.hidden(torch.from_numpy(ids).to(self.device))[rows, columns]
+        padded = torch.from_numpy(ids).to(self.device)
+        return self.hidden(padded, is_checkpointed=is_checkpointed)[rows, columns]
 
     @torch.no_grad()
     def next_logits(self, hidden: Tensor) -> Tensor:

@@ -59,6 +59,8 @@ class Policy(nn.Module, ABC):
 
     default_learning_rate: ClassVar[float]
     """What suits Adam where the user says nothing."""
+    is_checkpointed: bool = False
+    """`evaluate` keeps less for the gradients, and computes the rest again."""
     values_episodes: bool = False
     """Values come from `episode_values`, and not from `step`."""
 

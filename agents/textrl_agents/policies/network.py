@@ -98,7 +98,9 @@ class NetworkPolicy(Policy):
         rows, columns = episodes.response_places()
         # A token is predicted from the column before it: the last of the prompt, for the first.
         before = (rows, columns - 1)
-        hidden = self._decoder.hidden_at(episodes.input_ids, before)
+        hidden = self._decoder.hidden_at(
+            episodes.input_ids, before, is_checkpointed=self.is_checkpointed
+        )
         tokens = response_tokens(episodes, self.device)
         size = max(1, KEPT_LOGITS // self.vocabulary_size)
         if len(tokens) <= size:

@@ -7,7 +7,7 @@ each text alone, texts of like length side by side.
 
 import contextlib
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,8 +16,10 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own habit
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 from transformers import AttentionInterface
 from transformers.activations import NewGELUActivation
+from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.pytorch_utils import Conv1D
 
 from textrl_envs.language_models.fast.linear import linear
@@ -82,18 +84,25 @@ def _bucket(lengths: NDArray[np.int64], device: torch.device) -> _Bucket:
     return _Bucket(count, width, places, total)
 
 
-def read_packed(trunk: nn.Module, input_ids: NDArray[np.int64], packing: Packing) -> Tensor:
+def read_packed(
+    trunk: nn.Module,
+    input_ids: NDArray[np.int64],
+    packing: Packing,
+    *,
+    is_checkpointed: bool = False,
+) -> Tensor:
     """Returns the hidden state of every token, in the order of the packing, [N, H].
 
     Args:
         trunk: a Transformers decoder without its head.
         input_ids: right-padded, int64 (B, L).
         packing: of their lengths.
+        is_checkpointed: see `fast_operations`.
     """
     device = next(trunk.parameters()).device
     tokens = torch.from_numpy(input_ids[packing.rows, packing.columns]).to(device)
     positions = torch.from_numpy(packing.columns).to(device)
-    with _packed(trunk):
+    with _packed(trunk, is_checkpointed=is_checkpointed):
         output = trunk(
             input_ids=tokens[None], position_ids=positions[None], use_cache=False, packing=packing
         )
@@ -120,31 +129,65 @@ def packing_agrees(trunk: nn.Module, vocabulary_size: int) -> bool:
 
 
 @contextlib.contextmanager
-def _packed(trunk: nn.Module) -> Iterator[None]:
+def _packed(trunk: nn.Module, *, is_checkpointed: bool = False) -> Iterator[None]:
     config: Any = trunk.config
     before = config._attn_implementation
     config._attn_implementation = NAME
+    again = functools.partial(_packed, trunk) if is_checkpointed else None
     try:
-        with fast_operations(trunk):
+        with _changed_forwards(trunk, again):
             yield
     finally:
         config._attn_implementation = before
 
 
+def fast_operations(
+    trunk: nn.Module, *, is_checkpointed: bool = False
+) -> contextlib.AbstractContextManager[None]:
+    """Within it, linear layers and GELU are computed by faster functions; nothing else changes.
+
+    Args:
+        trunk: whose layers.
+        is_checkpointed: its blocks keep their inputs alone, and compute the rest again for the
+            gradients, by the same functions.
+    """
+    again = functools.partial(fast_operations, trunk) if is_checkpointed else None
+    return _changed_forwards(trunk, again)
+
+
 @contextlib.contextmanager
-def fast_operations(trunk: nn.Module) -> Iterator[None]:
-    """Within it, linear layers and GELU are computed by faster functions; nothing else changes."""
+def _changed_forwards(trunk: nn.Module, again: Callable[[], Any] | None) -> Iterator[None]:
     changed = []
     for module in trunk.modules():
-        fast = FASTER.get(type(module))
+        fast: Any = FASTER.get(type(module))
         if fast is not None:
             module.forward = functools.partial(fast, module)
-            changed.append(module)
+        elif again is not None and isinstance(module, GradientCheckpointingLayer):
+            module.forward = functools.partial(_checkpointed, module.forward, again)
+        else:
+            continue
+        changed.append(module)
     try:
         yield
     finally:
         for module in changed:
             del module.forward
+
+
+def _checkpointed(
+    forward: Callable[..., Any],
+    again: Callable[[], Any],
+    *args: Any,  # noqa: ANN401
+    **kwargs: Any,  # noqa: ANN401
+) -> Any:  # noqa: ANN401
+    return checkpoint(
+        forward,
+        *args,
+        use_reentrant=False,
+        preserve_rng_state=False,
+        context_fn=lambda: (contextlib.nullcontext(), again()),
+        **kwargs,
+    )
 
 
 def _linear(module: Any, x: Tensor) -> Tensor:  # noqa: ANN401
