@@ -13,8 +13,8 @@ def keep_freed_memory() -> bool:
     """Tells the C library to keep what is freed for the next allocation, in the whole process.
 
     By itself glibc hands large blocks back, and every page of the next one is fetched from the
-    system again: in a virtual machine up to 15 µs each, a quarter of the update of a GPT-2
-    (docs/performance.md). The process then stays as large as it once was.
+    system again: much of the update of a large model, in a virtual machine above all. The process
+    then stays as large as it once was.
 
     Returns:
         Whether there is such a setting here: with glibc, on Linux.

@@ -205,6 +205,8 @@ class OnPolicyAgent(ABC):
                 "Lower learning_rate, or look for extreme rewards."
             )
         self.optimizer.step()
+        # The fused step writes unseen; what is remembered of the old weights must be dropped.
+        torch.autograd.graph.increment_version(parameters)
         self.optimizer.zero_grad()
         return float(norm)
 

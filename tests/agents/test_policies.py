@@ -40,6 +40,7 @@ from textrl_agents.policies import (
     make_policy,
 )
 from textrl_agents.policies.distribution import sample
+from textrl_agents.ppo import PPO, PPOConfig
 from textrl_envs.errors import InvalidInputError
 from textrl_envs.language_models.causal import CausalLanguageModel
 from textrl_envs.language_models.fast.decode import LeanTrunk
@@ -288,6 +289,18 @@ def test_the_memo_is_dropped_after_a_step_of_the_optimiser(kind: str) -> None:
     optimizer = torch.optim.Adam(policy.parameters(), lr=0.05)
     policy.evaluate(short_episodes(task, policy)).log_probs.sum().backward()  # type: ignore[no-untyped-call]
     optimizer.step()
+    expect_change(policy, obs, before)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_memo_is_dropped_after_a_step_of_an_agent(kind: str) -> None:
+    """Its optimiser is fused, and by itself writes without a trace."""
+    task, policy = make(kind)
+    obs = observe(task, TEXTS)
+    before = policy.next_log_probs(obs)
+    agent = PPO(policy, config=PPOConfig(learning_rate=0.05))
+    policy.evaluate(short_episodes(task, policy)).log_probs.sum().backward()  # type: ignore[no-untyped-call]
+    agent.step_optimizer()
     expect_change(policy, obs, before)
 
 

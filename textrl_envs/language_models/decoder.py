@@ -15,20 +15,18 @@ from torch import Tensor, nn
 
 from textrl_envs.errors import InvalidInputError
 from textrl_envs.files import check_not_missing
+from textrl_envs.language_models.agreement import agrees
 from textrl_envs.language_models.fast.linear import LinearWeights
 from textrl_envs.language_models.fast.linear import linear as fast_linear
 from textrl_envs.language_models.fast.packing import (
     Packing,
     fast_operations,
     packing_agrees,
-    pick,
     read_packed,
 )
 from textrl_envs.language_models.prefix_reader import PrefixReader
 
 __all__ = ["Decoder", "choose_device", "load_causal_lm"]
-
-PROBE_TOLERANCE = 1e-3
 
 
 def choose_device(name: str = "auto") -> torch.device:
@@ -183,8 +181,8 @@ class Decoder:
             self.reader.check_length(int(lengths.max()))
             packing = Packing.of(lengths, self.device)
             ids = np.asarray(input_ids, np.int64)
-            hidden = read_packed(self.trunk, ids, packing, is_checkpointed=is_checkpointed)
-            return pick(hidden, torch.from_numpy(packing.starts[rows] + columns).to(self.device))
+            at = torch.from_numpy(packing.starts[rows] + columns).to(self.device)
+            return read_packed(self.trunk, ids, packing, at, is_checkpointed=is_checkpointed)
         is_read = np.arange(int(lengths.max())) < lengths[:, None]
         ids = np.where(is_read, np.asarray(input_ids)[:, : is_read.shape[1]], 0)
         padded = torch.from_numpy(ids).to(self.device)
@@ -259,7 +257,7 @@ def _find_head(model: Any, trunk: nn.Module, linear: Any) -> nn.Module:  # noqa:
     model.train(was_training)
     # What the config declares comes first: a soft cap may be too far off to show in small logits.
     for head in (_Head(linear, model.config), _Head(linear, None)):
-        if torch.allclose(head(hidden), expected, rtol=0, atol=PROBE_TOLERANCE):
+        if agrees(head(hidden), expected):
             return head
     raise InvalidInputError(
         f"The logits of {type(model).__name__} are not its output layer applied to its last hidden "
@@ -275,7 +273,7 @@ def _cache_agrees(trunk: nn.Module, vocabulary_size: int) -> bool:
         for length in (4, 5, 6):
             obs = np.where(np.arange(6) < length, ids, -1)
             obs[1, length - 1] = -1  # a ragged pair
-            if not torch.allclose(cached.read(obs), plain.read(obs), rtol=0, atol=PROBE_TOLERANCE):
+            if not agrees(cached.read(obs), plain.read(obs)):
                 break
         else:
             return True

@@ -58,7 +58,7 @@ class PrefixReader:
         """Changes whenever any row's answer may have changed."""
         # A text longer than a sliding window is read afresh: the slots keep no window.
         windows = [getattr(trunk.config, name, None) for name in WINDOW_NAMES]
-        self.window = min((w for w in windows if isinstance(w, int)), default=math.inf)
+        self.window = min((w for w in windows if isinstance(w, int) and w > 0), default=math.inf)
         """The reach of the attention, in tokens."""
         self.forget()
 

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import shutil
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -13,7 +14,7 @@ from torch import Tensor
 from transformers import AutoModel
 
 from textrl_agents.episodes import Episodes
-from textrl_agents.policies.network import NetworkPolicy, Places
+from textrl_agents.policies.network import NetworkPolicy, Places, new_value_head
 from textrl_envs.language_models.causal import CausalLanguageModel, check_vocabulary
 from textrl_envs.language_models.decoder import Decoder, choose_device, load_causal_lm
 
@@ -65,12 +66,13 @@ class CausalLMPolicy(NetworkPolicy):
     def _take_value_model(self, value_model: Any) -> None:  # noqa: ANN401
         self.value_trunk = value_model.base_model.to(self.device).requires_grad_(True).eval()
         width: int = self.value_trunk.config.hidden_size
-        self.value_head = torch.nn.Linear(width, 1, device=self.device)
-        torch.nn.init.zeros_(self.value_head.bias)
-        torch.nn.init.zeros_(self.value_head.weight)
+        self.value_head = new_value_head(width, self.device)
         score = getattr(value_model, "score", None)
         if isinstance(score, torch.nn.Linear) and score.out_features == 1:
-            self.value_head.weight.data.copy_(score.weight)
+            with torch.no_grad():
+                self.value_head.weight.copy_(score.weight)
+                if score.bias is not None:
+                    self.value_head.bias.copy_(score.bias)
         self._value_decoder = Decoder.of_trunk(self.value_trunk, self.value_head)
         check_vocabulary(self._value_decoder.vocabulary_size, self.vocabulary_size)
         self.values_episodes = True
@@ -112,7 +114,7 @@ class CausalLMPolicy(NetworkPolicy):
         """Returns the value of each observation, shape (B,)."""
         if self._value_decoder is None:
             return super().next_values(obs)
-        values: Tensor = self.value_head(self._value_decoder.reader.read(obs))[:, 0]
+        values: Tensor = self.value_head(self._value_decoder.reader.read(obs).float())[:, 0]
         return values.double().cpu().numpy()
 
     @torch.no_grad()
@@ -144,6 +146,7 @@ class CausalLMPolicy(NetworkPolicy):
         folder.mkdir(parents=True, exist_ok=True)
         self.model.save_pretrained(folder)
         save_file(self.value_head.state_dict(), folder / "value_head.safetensors")
+        shutil.rmtree(folder / "value_model", ignore_errors=True)
         if self._value_decoder is not None:
             self.value_trunk.save_pretrained(folder / "value_model")
         about = {

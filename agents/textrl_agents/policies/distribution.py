@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 __all__ = ["TokenDistribution", "sample", "token_log_probs"]
 
@@ -146,26 +147,24 @@ class _TokenLogProbs(torch.autograd.Function):
                 surprise = log_probs.neg_().clamp_(max=-LOWEST)
                 torch.linalg.vecdot(probabilities, surprise, out=entropies[rows])
         ctx.set_materialize_grads(False)
-        ctx.probabilities, ctx.entropies = logits.detach(), entropies.clone()
-        ctx.save_for_backward(tokens)
+        # Saved as tensors are, so that a checkpoint can drop them.
+        ctx.save_for_backward(tokens, logits.detach(), entropies.clone())
         return chosen, entropies
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:  # noqa: ANN401
         for_log_prob, for_entropy = gradients
-        if ctx.probabilities is None:
-            raise RuntimeError("token_log_probs keeps nothing for a second backward pass.")
-        found, ctx.probabilities = ctx.probabilities, None
+        tokens, found, entropies = ctx.saved_tensors
         if for_log_prob is None:
-            for_log_prob = torch.zeros_like(ctx.entropies)
+            for_log_prob = torch.zeros_like(entropies)
         if for_entropy is None or not for_entropy.any():
             found.mul_(-for_log_prob[:, None])
         else:
             for rows in _blocks_of_rows(found):
-                factor = found[rows].log().clamp_(min=LOWEST).add_(ctx.entropies[rows, None])
+                factor = found[rows].log().clamp_(min=LOWEST).add_(entropies[rows, None])
                 factor.mul_(-for_entropy[rows, None]).sub_(for_log_prob[rows, None])
                 found[rows] *= factor
-        (tokens,) = ctx.saved_tensors
         found.scatter_add_(1, tokens[:, None], for_log_prob[:, None])
         return found, None, None
 

@@ -16,7 +16,7 @@ from textrl_agents.policies.distribution import TokenDistribution, token_log_pro
 from textrl_envs.language_models.decoder import Decoder
 from textrl_envs.language_models.prefix_reader import weights_version
 
-__all__ = ["NetworkPolicy", "Places"]
+__all__ = ["NetworkPolicy", "Places", "new_value_head"]
 
 Places = tuple[NDArray[np.int64], NDArray[np.int64]]
 
@@ -42,11 +42,7 @@ class NetworkPolicy(Policy):
         super().__init__(vocabulary_size=vocabulary_size, temperature=temperature)
         self.trunk = decoder.trunk
         width: int = decoder.trunk.config.hidden_size  # type: ignore[assignment, union-attr]
-        # Not initialised, so that no generator is drawn from.
-        self.value_head: nn.Linear = skip_init(nn.Linear, width, 1)  # type: ignore[no-untyped-call]
-        # Zero, so that the first advantages are not the noise of a random value.
-        nn.init.zeros_(self.value_head.weight)
-        nn.init.zeros_(self.value_head.bias)
+        self.value_head = new_value_head(width, decoder.device)
         self.to(decoder.device)
         self._decoder = decoder
         self._memo: tuple[Any, tuple[TokenDistribution, Tensor]] | None = None
@@ -153,3 +149,12 @@ class NetworkPolicy(Policy):
         if not self._weights:
             self._weights = tuple(self.parameters())
         return weights_version(self._weights)
+
+
+def new_value_head(width: int, device: torch.device) -> nn.Linear:
+    """Returns a head that gives 0, so that the first advantages are no noise of a random value."""
+    # Not initialised, so that no generator is drawn from.
+    head: nn.Linear = skip_init(nn.Linear, width, 1, device=device)  # type: ignore[no-untyped-call]
+    nn.init.zeros_(head.weight)
+    nn.init.zeros_(head.bias)
+    return head

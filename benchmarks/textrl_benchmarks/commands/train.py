@@ -56,8 +56,10 @@ class Train:
     def run(self) -> int:
         """Trains, evaluates, and prints where the results are."""
         # Not above: it loads torch, and `textrl --help` shall not wait for that.
+        from textrl_agents.memory import keep_freed_memory
         from textrl_benchmarks.training import resume, train
 
+        keep_freed_memory()
         if self.resume is None:
             return 0 if train(self) else INTERRUPTED
         if replace(self, resume=None) != Train():

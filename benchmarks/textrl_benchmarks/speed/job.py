@@ -21,7 +21,7 @@ import numpy as np
 
 from textrl_envs.errors import InvalidInputError, nearest
 
-__all__ = ["SIZES", "Job", "Lengths", "job_of_size", "read_job", "write_job"]
+__all__ = ["SIZES", "Job", "Lengths", "job_of_size", "make_policy", "read_job", "write_job"]
 
 Lengths = Literal["full", "varied"]
 
@@ -112,21 +112,28 @@ def _draw_prompts(job: Job) -> list[list[int]]:
 
 
 def _write_models(folder: Path, job: Job) -> None:
-    import torch
-    from transformers import GPT2ForSequenceClassification, GPT2LMHeadModel
+    from transformers import GPT2ForSequenceClassification
 
-    makers = {
-        "policy": GPT2LMHeadModel,
-        "reward_model": GPT2ForSequenceClassification,
-        "value_model": GPT2ForSequenceClassification,
-    }
-    for number, (name, maker) in enumerate(makers.items()):
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(job.seed + number)
-            model: Any = maker(_config(job))
-        if name == "policy":
-            _fix_end(model, job)
-        model.save_pretrained(folder / name)
+    make_policy(job).save_pretrained(folder / "policy")
+    for number, name in enumerate(("reward_model", "value_model"), start=1):
+        _make(GPT2ForSequenceClassification, job, number).save_pretrained(folder / name)
+
+
+def make_policy(job: Job) -> Any:  # noqa: ANN401 - Transformers' own
+    """Returns the language model of a job, in evaluation mode."""
+    from transformers import GPT2LMHeadModel
+
+    model = _make(GPT2LMHeadModel, job, 0)
+    _fix_end(model, job)
+    return model.train(False)
+
+
+def _make(maker: Any, job: Job, number: int) -> Any:  # noqa: ANN401
+    import torch
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(job.seed + number)
+        return maker(_config(job))
 
 
 def _config(job: Job) -> Any:  # noqa: ANN401 - Transformers' own

@@ -25,7 +25,7 @@ __all__ = ["CompiledAttention", "TorchAttention", "compile_kernel"]
 
 FLAGS = ["-O3", "-march=native", "-shared", "-fPIC"]
 # -ffast-math would set a mode of the processor for the whole process; these do not.
-FLAGS += ["-fno-math-errno", "-fno-trapping-math", "-fno-signed-zeros", "-ffinite-math-only"]
+FLAGS += ["-fno-math-errno", "-fno-trapping-math", "-fno-signed-zeros"]
 FLAGS += ["-fassociative-math", "-freciprocal-math"]
 LONGEST_PROMPT = 256
 """With more new tokens a row, torch's attention, made for many queries, is faster."""

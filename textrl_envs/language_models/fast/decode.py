@@ -5,6 +5,7 @@ keys and values lie in arrays that are taken once, every row writes at its own p
 that take one token and rows that take a whole prompt share each matrix product.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,9 +21,13 @@ from textrl_envs.language_models.fast.attention import (
     TorchAttention,
     compile_kernel,
 )
+from textrl_envs.language_models.fast.cuda_graph import OneTokenAttention, StepGraphs
 from textrl_envs.language_models.fast.linear import LinearWeights
 
 __all__ = ["LeanTrunk"]
+
+Attention = Callable[[Tensor, Tensor, Tensor, float], Tensor]
+"""Queries [T, heads, d], a layer's caches of keys and of values, scaling -> [T, heads · d]."""
 
 
 @dataclass(slots=True)
@@ -94,23 +99,27 @@ class LeanTrunk:
         self._cache = torch.zeros(size, dtype=self._dtype, device=self._device)
         # [slots · columns, kv heads, d] of each layer, keys and values
         self._caches = [cache.flatten(1, 2).unbind() for cache in self._cache.unbind(1)]
+        is_cuda = self._device.type == "cuda"
+        self._graphs = StepGraphs(self._trunk, num_slots, num_columns) if is_cuda else None
 
     @staticmethod
     def supports(trunk: nn.Module) -> bool:
-        """Tells whether the trunk is of a family and a shape that is known here."""
+        """Tells whether the trunk is of a family and a shape that is known here, and unchanged."""
         config: Any = trunk.config
         if config.model_type == "gpt2":
-            return bool(
+            is_known = (
                 config.activation_function in ("gelu_new", "gelu_pytorch_tanh")
                 and not config.reorder_and_upcast_attn
                 and not config.add_cross_attention
             )
-        return (
-            config.model_type in ("llama", "qwen2", "qwen3")
-            and config.hidden_act == "silu"
-            and "dynamic" not in trunk.rotary_emb.rope_type  # type: ignore[operator, union-attr]
-            and "longrope" not in trunk.rotary_emb.rope_type  # type: ignore[operator, union-attr]
-        )
+        else:
+            is_known = (
+                config.model_type in ("llama", "qwen2", "qwen3")
+                and config.hidden_act == "silu"
+                and "dynamic" not in trunk.rotary_emb.rope_type  # type: ignore[operator, union-attr]
+                and "longrope" not in trunk.rotary_emb.rope_type  # type: ignore[operator, union-attr]
+            )
+        return is_known and all(map(_is_unchanged, trunk.modules()))
 
     def read(
         self, tokens: NDArray[np.int64], rows: NDArray[np.int64], positions: NDArray[np.int64]
@@ -125,23 +134,49 @@ class LeanTrunk:
         Returns:
             Hidden states after the last new token of each row.
         """
+        if self._graphs is not None and self._graphs.takes(rows):
+            hidden = self._graphs.read(self.step, tokens, positions)
+            if hidden is not None:
+                return hidden
         device = self._cache.device
         new, at, places = torch.from_numpy(
             np.stack([tokens, positions, rows * self._num_columns + positions])
         ).to(device)
-        x, rotation = self._embed(new, at)
         is_last = rows[1:] != rows[:-1]
         num_rows = 1 + int(np.count_nonzero(is_last))
-        attention = self._attention(rows, positions, num_rows)
+        x = self._forward(new, at, places, self._attention(rows, positions, num_rows))
+        if num_rows < len(rows):
+            x = x[torch.from_numpy(np.append(np.flatnonzero(is_last), len(rows) - 1)).to(device)]
+        return self._norm(x)
+
+    def step(self, tokens: Tensor, positions: Tensor, num_seen: int) -> Tensor:
+        """Reads one new token in every slot, on the device alone and in shapes that never change.
+
+        Args:
+            tokens: int64 [B], B being all slots.
+            positions: its place in its text, int64 [B].
+            num_seen: columns of the cache that are looked at, more than any position.
+
+        Returns:
+            Hidden states after the new tokens, [B, H].
+        """
+        slots = torch.arange(len(tokens), device=tokens.device)
+        places = slots * self._num_columns + positions
+        attention = OneTokenAttention(positions, self._num_columns, num_seen, self._dtype)
+        return self._norm(self._forward(tokens, positions, places, attention))
+
+    def _forward(
+        self, tokens: Tensor, positions: Tensor, places: Tensor, attention: Attention
+    ) -> Tensor:
+        """Runs T new tokens through all layers, writing to `places` in the cache, -> [T, H]."""
+        x, rotation = self._embed(tokens, positions)
         for layer, keys, values in zip(self._layers, *self._caches, strict=True):
             query, key, value = self._project(layer, x, rotation)
             keys.index_copy_(0, places, key)
             values.index_copy_(0, places, value)
             x = layer.out.plus(attention(query, keys, values, layer.scaling), x)
             x = layer.down.plus(self._feed(layer, x), x)
-        if num_rows < len(rows):
-            x = x[torch.from_numpy(np.append(np.flatnonzero(is_last), len(rows) - 1)).to(device)]
-        return self._norm(x)
+        return x
 
     def _attention(
         self, rows: NDArray[np.int64], positions: NDArray[np.int64], num_rows: int
@@ -180,6 +215,13 @@ class LeanTrunk:
             return layer.up(x, self._activation)
         gate, up = layer.up(x).chunk(2, dim=1)
         return F.silu(gate) * up
+
+
+def _is_unchanged(module: nn.Module) -> bool:
+    """Tells whether a module computes what its class says: adapters and hooks change that."""
+    is_ours = type(module).__module__.startswith(("torch.nn.modules.", "transformers."))
+    hooks = (module._forward_hooks, module._forward_pre_hooks)
+    return is_ours and not any(hooks) and "forward" not in vars(module)
 
 
 def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own habit
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 __all__ = ["LinearWeights", "has_fast_linear", "linear"]
 
@@ -84,6 +85,7 @@ class _Linear(torch.autograd.Function):
         return _product(x, weight, bias)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401
         (gradient,) = gradients
         x, weight = ctx.saved_tensors

@@ -22,9 +22,10 @@ from transformers.activations import NewGELUActivation
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.pytorch_utils import Conv1D
 
+from textrl_envs.language_models.agreement import agrees
 from textrl_envs.language_models.fast.linear import linear
 
-__all__ = ["Packing", "fast_operations", "packing_agrees", "pick", "read_packed"]
+__all__ = ["Packing", "fast_operations", "packing_agrees", "read_packed"]
 
 NAME = "textrl_packed"
 LENGTH_RATIO = 1.5
@@ -88,26 +89,27 @@ def read_packed(
     trunk: nn.Module,
     input_ids: NDArray[np.int64],
     packing: Packing,
+    places: Tensor,
     *,
     is_checkpointed: bool = False,
 ) -> Tensor:
-    """Returns the hidden state of every token, in the order of the packing, [N, H].
+    """Returns the hidden states of M tokens, [M, H].
 
     Args:
         trunk: a Transformers decoder without its head.
         input_ids: right-padded, int64 (B, L).
         packing: of their lengths.
+        places: of the tokens in the long row, each once, int64 [M].
         is_checkpointed: see `fast_operations`.
     """
     device = next(trunk.parameters()).device
     tokens = torch.from_numpy(input_ids[packing.rows, packing.columns]).to(device)
     positions = torch.from_numpy(packing.columns).to(device)
-    with _packed(trunk, is_checkpointed=is_checkpointed):
+    with _packed(trunk, places, is_checkpointed=is_checkpointed):
         output = trunk(
             input_ids=tokens[None], position_ids=positions[None], use_cache=False, packing=packing
         )
-    hidden: Tensor = output.last_hidden_state[0]
-    return hidden
+    return _pick(output.last_hidden_state[0], places)
 
 
 def packing_agrees(trunk: nn.Module, vocabulary_size: int) -> bool:
@@ -118,27 +120,50 @@ def packing_agrees(trunk: nn.Module, vocabulary_size: int) -> bool:
     lengths = np.array([6, 2, 5])
     device = next(trunk.parameters()).device
     packing = Packing.of(lengths, device)
+    places = np.arange(1, len(packing.rows), 2)
     with torch.no_grad():
         padded = trunk(input_ids=torch.from_numpy(ids).to(device), use_cache=False)
         try:
-            packed = read_packed(trunk, ids, packing)
+            packed = read_packed(trunk, ids, packing, torch.from_numpy(places).to(device))
         except (TypeError, ValueError, RuntimeError, AttributeError, IndexError):
             return False  # a forward that knows neither our attention nor its arguments
-    expected = padded.last_hidden_state[packing.rows, packing.columns]
-    return packed.shape == expected.shape and torch.allclose(packed, expected, rtol=0, atol=1e-3)
+    rows, columns = packing.rows[places], packing.columns[places]
+    expected = padded.last_hidden_state[rows, columns]
+    return agrees(packed, expected)
 
 
 @contextlib.contextmanager
-def _packed(trunk: nn.Module, *, is_checkpointed: bool = False) -> Iterator[None]:
+def _packed(trunk: nn.Module, places: Tensor, *, is_checkpointed: bool = False) -> Iterator[None]:
     config: Any = trunk.config
     before = config._attn_implementation
     config._attn_implementation = NAME
-    again = functools.partial(_packed, trunk) if is_checkpointed else None
+    again = functools.partial(_packed, trunk, places) if is_checkpointed else None
+    last = _last_feed_forward(trunk)
     try:
-        with _changed_forwards(trunk, again):
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(_changed_forwards(trunk, again))
+            if last is not None:
+                at_places = functools.partial(_at_places, last.forward, places)
+                stack.enter_context(_changed_forward(last, at_places))
             yield
     finally:
         config._attn_implementation = before
+
+
+def _last_feed_forward(trunk: Any) -> Any | None:  # noqa: ANN401
+    """Returns the feed-forward part of the last block, whose results nobody looks at but the head.
+
+    It treats each token by itself, and need not be computed where no token is asked for.
+    """
+    blocks = getattr(trunk, "h", None) or getattr(trunk, "layers", None)
+    return getattr(blocks[-1], "mlp", None) if blocks else None
+
+
+def _at_places(forward: Callable[[Tensor], Tensor], places: Tensor, x: Tensor) -> Tensor:
+    """Computes some rows of [1, N, H]; the others are 0."""
+    found = forward(_pick(x[0], places)[None])[0]
+    laid: Tensor = _Lay.apply(found, places, x.shape[1])  # type: ignore[no-untyped-call]
+    return laid[None]
 
 
 def fast_operations(
@@ -157,21 +182,29 @@ def fast_operations(
 
 @contextlib.contextmanager
 def _changed_forwards(trunk: nn.Module, again: Callable[[], Any] | None) -> Iterator[None]:
-    changed = []
-    for module in trunk.modules():
-        fast: Any = FASTER.get(type(module))
-        if fast is not None:
-            module.forward = functools.partial(fast, module)
-        elif again is not None and isinstance(module, GradientCheckpointingLayer):
-            module.forward = functools.partial(_checkpointed, module.forward, again)
-        else:
-            continue
-        changed.append(module)
+    with contextlib.ExitStack() as stack:
+        for module in trunk.modules():
+            fast: Any = FASTER.get(type(module))
+            # What somebody has put on a module himself stays.
+            if fast is not None and "forward" not in vars(module):
+                stack.enter_context(_changed_forward(module, functools.partial(fast, module)))
+            elif again is not None and isinstance(module, GradientCheckpointingLayer):
+                forward = functools.partial(_checkpointed, module.forward, again)
+                stack.enter_context(_changed_forward(module, forward))
+        yield
+
+
+@contextlib.contextmanager
+def _changed_forward(module: Any, forward: Callable[..., Any]) -> Iterator[None]:  # noqa: ANN401
+    before = vars(module).get("forward")
+    module.forward = forward
     try:
         yield
     finally:
-        for module in changed:
+        if before is None:
             del module.forward
+        else:
+            module.forward = before
 
 
 def _checkpointed(
@@ -266,7 +299,7 @@ def _unpad(x: Tensor, bucket: _Bucket) -> Tensor:
     return flat if bucket.places is None else flat.index_select(0, bucket.places)
 
 
-def pick(x: Tensor, places: Tensor) -> Tensor:
+def _pick(x: Tensor, places: Tensor) -> Tensor:
     """Returns some rows of x, each once, [N, ...] -> [M, ...], with gradients."""
     picked: Tensor = _Pick.apply(x, places)  # type: ignore[no-untyped-call]
     return picked
@@ -278,13 +311,31 @@ class _Pick(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, places: Tensor) -> Tensor:  # noqa: ANN401
         ctx.save_for_backward(places)
-        ctx.shape = x.shape
+        ctx.count = len(x)
         return x.index_select(0, places)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:  # noqa: ANN401
         (places,) = ctx.saved_tensors
-        return gradients[0].new_zeros(ctx.shape).index_copy_(0, places, gradients[0]), None
+        return _lay(gradients[0], places, ctx.count), None
+
+
+class _Lay(torch.autograd.Function):
+    """The way back: rows are laid among zeros."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, places: Tensor, count: int) -> Tensor:  # noqa: ANN401
+        ctx.save_for_backward(places)
+        return _lay(x, places, count)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:  # noqa: ANN401
+        (places,) = ctx.saved_tensors
+        return gradients[0].index_select(0, places), None, None
+
+
+def _lay(x: Tensor, places: Tensor, count: int) -> Tensor:
+    return x.new_zeros(count, *x.shape[1:]).index_copy_(0, places, x)
 
 
 class _Pad(torch.autograd.Function):

@@ -161,6 +161,41 @@ def test_more_threads_than_tokens_are_no_harm(threads: Callable[[int], None]) ->
     Cache(texts((0, 7999, 7999)), slots=1, columns=8000, kv_heads=4, width=32).check("compiled")
 
 
+def test_threads_share_the_tokens_and_have_room_of_their_own(
+    threads: Callable[[int], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two that write into the same room are seldom caught by their results."""
+    calls: list[tuple[int, int, int]] = []
+
+    def kernel(*arguments: Any) -> None:
+        scores, first, last = arguments[7:10]
+        calls.append((scores, first, last))
+
+    monkeypatch.setattr(module, "WORK_PER_THREAD", 1)
+    threads(2)
+    case = Cache(NEW_TOKENS["several tokens of ragged rows"], kv_heads=2, groups=3)
+    attention = CompiledAttention(kernel, case.rows, case.positions, case.columns)
+    keys, values = case.cache[0].flatten(1, 2)
+    attention(case.query, keys, values, 1.0)
+    (one, begin, middle), (other, again, end) = sorted(calls, key=lambda call: call[1])
+    assert (begin, middle, end) == (0, again, len(case.rows))
+    assert abs(one - other) >= 4 * 6 * case.columns  # a float for each head and column
+
+
+@kinds
+@pytest.mark.parametrize("part", ["query", "key", "value"])
+def test_what_is_no_number_stays_none(kind: str, part: str) -> None:
+    """A model that has gone astray must not look as if it had not."""
+    case = Cache(ONE_TOKEN_EACH)
+    if part == "query":
+        case.query[1, 0, 3] = torch.nan
+    else:
+        case.cache[0, 0 if part == "key" else 1, 1, 5, 0, 3] = torch.nan
+    found = case.attend(kind)
+    assert bool(found[1].isnan().any())
+    assert not bool(found[[0, 2, 3, 4, 5]].isnan().any())
+
+
 @kinds
 @pytest.mark.parametrize("scale", [0.0, 30.0, 1e4, 1e18])
 def test_scores_of_any_size_neither_overflow_nor_lose_their_sum(kind: str, scale: float) -> None:
@@ -209,9 +244,7 @@ def test_random_new_tokens_agree_between_the_two(threads: Callable[[int], None])
         case = Cache(
             new, slots=slots, columns=columns, kv_heads=kv_heads, groups=groups, width=width
         )
-        torch.testing.assert_close(
-            case.attend("compiled"), case.attend("torch"), rtol=0, atol=1e-5
-        )
+        torch.testing.assert_close(case.attend("compiled"), case.attend("torch"), rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
@@ -273,14 +306,13 @@ def check_a_reader(build_lm: BuildLM, *, expect_kernel: bool) -> None:
     assert (reader._lean._kernel is not None) == expect_kernel
 
 
-def test_long_prompts_are_left_to_torch(
-    build_lm: BuildLM, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_long_prompts_are_left_to_torch(build_lm: BuildLM, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("textrl_envs.language_models.fast.decode.LONGEST_PROMPT", 4)
     check_a_reader(build_lm, expect_kernel=compile_kernel(16) is not None)
 
 
 # --- the processor ---
+
 
 def test_numbers_below_the_smallest_normal_one_stay_what_they_are(fresh_kernels: None) -> None:
     """-ffast-math would link code that flushes them to 0 in the whole process when it is loaded."""

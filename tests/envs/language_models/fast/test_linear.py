@@ -162,7 +162,9 @@ def test_a_second_derivative_is_right_or_refused() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
 def test_other_types_are_left_to_torch(dtype: torch.dtype, products: list[Any]) -> None:
-    x, weight, bias = (t.to(dtype) for t in (random(8, WIDTH), weight_of("contiguous"), random(OUT)))
+    x, weight, bias = (
+        t.to(dtype) for t in (random(8, WIDTH), weight_of("contiguous"), random(OUT))
+    )
     found = linear(x, weight, bias)
     assert found.dtype == dtype
     assert torch.equal(found, F.linear(x, weight, bias))
@@ -223,9 +225,7 @@ def side_by_side(x: Tensor, layers: list[tuple[Tensor, Tensor | None]]) -> Tenso
 @layouts
 @pytest.mark.parametrize("usual", [1, 6])  # rows that the weights are packed for
 @torch.no_grad()
-def test_layers_side_by_side_are_each_their_own_product(
-    kind: str, layout: str, usual: int
-) -> None:
+def test_layers_side_by_side_are_each_their_own_product(kind: str, layout: str, usual: int) -> None:
     layers = make(kind, layout)
     weights = LinearWeights(layers, usual)
     for rows in ROWS:  # other numbers of rows than the usual come as well

@@ -1,0 +1,202 @@
+"""Writes docs/performance.md and its plots from what `textrl speed --out docs/speed` wrote."""
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from textrl_envs.errors import InvalidInputError
+
+__all__ = ["RESULTS", "write"]
+
+RESULTS = Path("docs/speed")
+DOCS = Path("docs")
+
+HEAD = """# Speed
+
+Written by `textrl speed page` from the JSON in `docs/speed`. Contenders run in turns on one
+machine, CPU time counts and not the clock, and the median of the rounds is given with its range.
+Machines are noisy: read the ratios. *Of the floor* is the share of what the machine could do at
+the best: every weight multiplied once a token at the rate of a large matrix product, and read
+from memory once a step at the rate of a long sum, whichever takes longer; both rates are
+measured at the start of the run.
+
+Not measured on a GPU: none was at hand. What runs there alone is covered by tests that are
+skipped without one.
+
+## How it is done
+
+1. **The loop.** `PrefixReader` compares each observation with what it remembers of that row, and
+   reads the new tokens alone. For GPT-2, Llama, Qwen2 and Qwen3 `LeanTrunk` computes them over
+   the model's own weights: keys and values lie in arrays that are taken once, each row at its
+   own position, so that a row that begins anew is read beside those that go on, in the same
+   products.
+2. **Products.** torch multiplies float32 matrices by MKL, which reaches about half of what
+   oneDNN reaches on an AMD EPYC. oneDNN's product is a private operator of torch: it is tried
+   once, and torch's own is used where it is missing.
+3. **Attention** of one token a row is bound by reading keys and values. A loop of C, compiled
+   when it is first needed, reads them about as fast as memory gives them; without a compiler
+   `scaled_dot_product_attention` does the same.
+4. **Sampling** takes one softmax, sums over blocks of 128 tokens and one uniform number a row.
+5. **The update** reads whole episodes without padding, in one long row through Transformers' own
+   forward; logits are made at response tokens alone, and nothing of their size is made besides:
+   probabilities and gradient take their place.
+6. **Memory.** glibc hands large blocks back to the system, and every page of the next one costs
+   a fault, dear in a virtual machine. `textrl_agents.memory.keep_freed_memory` stops it
+   for the process; `textrl train` calls it.
+
+All of it is in `textrl_envs/language_models/fast`, which a reader may skip.
+"""
+
+SECTIONS = {
+    "environment": """## Environment
+
+Random tokens, prompts of 16 tokens, 64 new ones, a generator a row.
+""",
+    "loop": """## The loop beside `model.generate`
+
+`obs -> policy -> action -> env.step`, a token at a time through the whole environment, beside
+`model.generate` on the same GPT-2 with random weights; prompts of 32 tokens, 64 new ones, no row
+ends early. The log-probabilities agree with Transformers' to 1e-4
+(`tests/envs/language_models`).
+""",
+    "refill": """## Refill
+
+512 episodes in 64 rows, their lengths geometric of mean 24 and at most 64 tokens. A row that has
+ended begins anew at once, or waits for the last of its batch.
+""",
+    "kl": """## The KL penalty
+
+Charged at each step, the reference reads beside the policy. For whole episodes it reads once, at
+the end: the form that `Collector` takes by itself.
+""",
+    "update": """## The update
+
+One epoch of PPO over 64 episodes, lengths of mean 21 and at most 48 behind prompts of 32 tokens,
+rung by rung.
+""",
+    "memory": """## Memory of an update
+
+What one optimiser's step over 64 episodes of 32 + 256 tokens adds to the process at its peak, a
+GPT-2 of 2 layers, d = 128, V = 50,257.
+""",
+    "iteration": """## Whole iterations beside TRL
+
+Roll-out, scoring and update on one job (`benchmarks/textrl_benchmarks/speed/job.py`): GPT-2 of 4
+layers, d = 256, V = 4,096, 64 prompts of 16 tokens, 48 new tokens, a sequence classifier of the
+same size as reward model, KL to a frozen copy, float32. *4x4* is 16 optimiser's steps of a
+quarter of the batch, *1x1* one of all. Lengths *varied*: EOS has the probability 1/24 at every
+token; *full*: never. A value model of its own is what TRL has; one trunk for policy and value is
+another algorithm. REINFORCE takes one step a batch, so it is compared with TRL's RLOO at 1x1.
+""",
+    "iteration-gpt2": """## The same on GPT-2 of 124M parameters, 32 prompts
+""",
+    "scaling": """## How cost grows
+
+GPT-2 of 4 layers, d = 256, V = 4,096, batch 32, 64 new tokens, one of them changed at a time.
+
+![tokens per CPU-second](images/speed-scaling.png)
+""",
+}
+
+KINKS = """
+- **Batch.** One row is a product of a vector: it reads every weight for one token. The rate
+  grows with the batch until the products are bound by multiplying, at about 32 rows, and then
+  hardly more: attention and sampling cost the same for every row.
+- **New tokens.** The rate rises at first, while the prompt's tokens, which are read and not
+  counted, are spread over more new ones; then it falls, since each token reads all keys and
+  values before it. Once these do not fit into the processor's cache, attention takes most of the
+  time.
+- **Vocabulary.** Flat while the head is small beside the layers, then as 1/V: a product, a
+  softmax and a draw over V numbers a token. `generate` falls earlier: it sorts nothing here, but
+  draws by `multinomial` and copies the logits in float32.
+- **Parameters.** Small models are bound by what a step costs whatever its size, in Python and in
+  calls of torch; from some millions of parameters on the rate falls as 1/size, along the floor.
+"""
+
+
+def write(results: Path) -> None:
+    """Writes the page from the JSON of a folder.
+
+    Raises:
+        InvalidInputError: the folder holds none.
+    """
+    files = sorted(results.glob("*.json"))
+    if not files:
+        raise InvalidInputError(f"{results} holds no results. Run `textrl speed --out {results}`.")
+    parts = [HEAD]
+    for suite, text in SECTIONS.items():
+        found = [json.loads(path.read_text()) for path in files if path.stem[:-2] == suite]
+        if not found:
+            continue
+        parts.append(text)
+        for data in found:
+            parts.append(_about(suite, data["about"]))
+            if suite == "scaling":
+                _plot(data["rows"], DOCS / "images" / "speed-scaling.png")
+                parts.append(KINKS)
+            else:
+                parts.append("\n".join(_table(data["rows"])) + "\n")
+    (DOCS / "performance.md").write_text("\n".join(parts), encoding="utf-8")
+
+
+def _about(suite: str, about: dict[str, Any]) -> str:
+    threads = f"{about['threads']} thread{'s' if about['threads'] > 1 else ''}"
+    rounds = f" --rounds {about['rounds']}" if "rounds" in about else ""
+    rates = ""
+    if "flops" in about:
+        rates = f", {about['flops'] / 1e9:.0f} GFLOP/s and {about['bandwidth'] / 1e9:.0f} GB/s"
+    return (
+        f"*`textrl speed {suite} --threads {about['threads']}{rounds}`: {about['machine']}, "
+        f"{about['cores']} cores, {threads}{rates}; torch {about['torch']}, "
+        f"transformers {about['transformers']}.*\n"
+    )
+
+
+def _table(rows: Iterable[dict[str, Any]]) -> Iterable[str]:
+    """Yields a table: one line a contender, the case in the first of its lines."""
+    rows = list(rows)
+    has_share = any(row.get("share") is not None for row in rows)
+    yield f"| case | contender | {rows[0]['unit']} | range | ratio |" + (
+        " of the floor |" if has_share else ""
+    )
+    yield "|---|---|---|---|---|" + ("---|" if has_share else "")
+    case = None
+    for row in rows:
+        name = row["case"] if row["case"] != case else ""
+        case = row["case"]
+        spread = f"{_number(row['minimum'])}-{_number(row['maximum'])}" if "minimum" in row else ""
+        share = row.get("share")
+        yield (
+            f"| {name} | {row['contender']} | {_number(row['median'])} | {spread} | "
+            f"{row['ratio']:.2f} |"
+            + (f" {share:.0%} |" if share is not None else " |" if has_share else "")
+        )
+
+
+def _number(value: float) -> str:
+    if value >= 1e6:
+        return f"{value / 1e6:.1f}M"
+    return f"{value:,.0f}" if value >= 100 else f"{value:.2f}"
+
+
+def _plot(rows: list[dict[str, Any]], path: Path) -> None:
+    import matplotlib.pyplot as plt
+
+    axes_names = list(dict.fromkeys(row["plot"][0] for row in rows))
+    figure, axes = plt.subplots(1, len(axes_names), figsize=(3.4 * len(axes_names), 3.2))
+    for axis, name in zip(axes, axes_names, strict=True):
+        here = [row for row in rows if row["plot"][0] == name]
+        for who in dict.fromkeys(row["contender"] for row in here):
+            mine = [row for row in here if row["contender"] == who]
+            axis.plot([r["plot"][1] for r in mine], [r["median"] for r in mine], "o-", label=who)
+        floor = here[:: len({row["contender"] for row in here})]
+        xs, ys = [r["plot"][1] for r in floor], [r["floor"] for r in floor]
+        axis.plot(xs, ys, "--", color="grey", label="floor")
+        axis.set(xscale="log", yscale="log", xlabel=name)
+    axes[0].set_ylabel("tokens per CPU-second")
+    axes[0].legend(fontsize=8)
+    figure.tight_layout()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=110)
+    plt.close(figure)

@@ -1,0 +1,42 @@
+"""The suites by name, in the order in which they are best run."""
+
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import torch
+
+from textrl_agents.memory import keep_freed_memory
+from textrl_benchmarks.speed import environment, kl, loop, page, update
+from textrl_benchmarks.speed.bench import Case, Row, measure, save
+from textrl_benchmarks.speed.processes import measure_iterations, measure_memory
+
+__all__ = ["run_suites"]
+
+IN_PROCESS: dict[str, Callable[[], Iterator[Case]]] = {
+    "environment": environment.cases,
+    "loop": loop.cases,
+    "refill": loop.refill_cases,
+    "kl": kl.cases,
+    "update": update.cases,
+    "scaling": loop.scaling_cases,
+}
+OF_THEIR_OWN: dict[str, Callable[[], list[Row]]] = {
+    "memory": measure_memory,
+    "iteration": functools.partial(measure_iterations, "4x256"),
+    "iteration-gpt2": functools.partial(measure_iterations, "gpt2"),
+}
+
+
+def run_suites(names: Sequence[str], *, rounds: int, threads: int, out: Path | None) -> None:
+    """Runs suites, prints what they find, and writes it where asked."""
+    torch.set_num_threads(threads)
+    keep_freed_memory()
+    chosen = {name: IN_PROCESS[name] for name in names if name in IN_PROCESS}
+    if chosen:
+        measure(chosen, rounds=rounds, threads=threads, out=out)
+    for name in names:
+        if name in OF_THEIR_OWN:
+            save(OF_THEIR_OWN[name](), name, threads=threads, out=out)
+    if "page" in names:
+        page.write(out or page.RESULTS)
