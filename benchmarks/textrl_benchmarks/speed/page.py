@@ -184,7 +184,9 @@ def _plot(rows: list[dict[str, Any]], path: Path) -> None:
     import matplotlib.pyplot as plt
 
     axes_names = list(dict.fromkeys(row["plot"][0] for row in rows))
-    figure, axes = plt.subplots(1, len(axes_names), figsize=(3.4 * len(axes_names), 3.2))
+    size = (3.4 * len(axes_names), 3.2)
+    figure, grid = plt.subplots(1, len(axes_names), figsize=size, squeeze=False)
+    axes = grid[0]
     for axis, name in zip(axes, axes_names, strict=True):
         here = [row for row in rows if row["plot"][0] == name]
         for who in dict.fromkeys(row["contender"] for row in here):
