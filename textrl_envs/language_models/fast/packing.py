@@ -162,8 +162,7 @@ def _last_feed_forward(trunk: Any) -> Any | None:  # noqa: ANN401
 def _at_places(forward: Callable[[Tensor], Tensor], places: Tensor, x: Tensor) -> Tensor:
     """Computes some rows of [1, N, H]; the others are 0."""
     found = forward(_pick(x[0], places)[None])[0]
-    laid: Tensor = _Lay.apply(found, places, x.shape[1])  # type: ignore[no-untyped-call]
-    return laid[None]
+    return _lay(found, places, x.shape[1])[None]
 
 
 def fast_operations(
@@ -275,34 +274,29 @@ def _attend(
     bucket: _Bucket, query: Tensor, key: Tensor, value: Tensor, scaling: float | None
 ) -> Tensor:
     """[n, heads, d] thrice -> [n, heads, d]."""
-    q, k, v = (
-        _Pad.apply(x, bucket).transpose(1, 2)  # type: ignore[no-untyped-call]
-        for x in (query, key, value)
-    )
+    q, k, v = (_pad(x, bucket).transpose(1, 2) for x in (query, key, value))
     found = F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=scaling)
-    unpadded: Tensor = _Unpad.apply(found.transpose(1, 2), bucket)  # type: ignore[no-untyped-call]
-    return unpadded
+    flat = found.transpose(1, 2).reshape(-1, *query.shape[1:])
+    return flat if bucket.places is None else _pick(flat, bucket.places)
 
 
 def _pad(x: Tensor, bucket: _Bucket) -> Tensor:
     """[n, heads, d] -> [texts, width, heads, d]."""
-    shape = (bucket.num_texts, bucket.width, *x.shape[1:])
-    if bucket.places is None:
-        return x.reshape(shape)
-    padded = x.new_zeros(bucket.num_texts * bucket.width, *x.shape[1:])
-    return padded.index_copy_(0, bucket.places, x).view(shape)
-
-
-def _unpad(x: Tensor, bucket: _Bucket) -> Tensor:
-    """[texts, width, heads, d] -> [n, heads, d]."""
-    flat = x.reshape(-1, *x.shape[2:])
-    return flat if bucket.places is None else flat.index_select(0, bucket.places)
+    count = bucket.num_texts * bucket.width
+    laid = x if bucket.places is None else _lay(x, bucket.places, count)
+    return laid.reshape(bucket.num_texts, bucket.width, *x.shape[1:])
 
 
 def _pick(x: Tensor, places: Tensor) -> Tensor:
     """Returns some rows of x, each once, [N, ...] -> [M, ...], with gradients."""
     picked: Tensor = _Pick.apply(x, places)  # type: ignore[no-untyped-call]
     return picked
+
+
+def _lay(x: Tensor, places: Tensor, count: int) -> Tensor:
+    """Lays the rows of x among zeros, [M, ...] -> [count, ...], with gradients."""
+    laid: Tensor = _Lay.apply(x, places, count)  # type: ignore[no-untyped-call]
+    return laid
 
 
 class _Pick(torch.autograd.Function):
@@ -321,47 +315,17 @@ class _Pick(torch.autograd.Function):
 
 
 class _Lay(torch.autograd.Function):
-    """The way back: rows are laid among zeros."""
+    """The way back."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, places: Tensor, count: int) -> Tensor:  # noqa: ANN401
         ctx.save_for_backward(places)
-        return _lay(x, places, count)
+        return x.new_zeros(count, *x.shape[1:]).index_copy_(0, places, x)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:  # noqa: ANN401
         (places,) = ctx.saved_tensors
-        return gradients[0].index_select(0, places), None, None
-
-
-def _lay(x: Tensor, places: Tensor, count: int) -> Tensor:
-    return x.new_zeros(count, *x.shape[1:]).index_copy_(0, places, x)
-
-
-class _Pad(torch.autograd.Function):
-    """Each place is filled once, so that the gradient is picked up and nothing is summed."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, bucket: _Bucket) -> Tensor:  # noqa: ANN401
-        ctx.bucket = bucket
-        return _pad(x, bucket)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:  # noqa: ANN401
-        return _unpad(gradients[0], ctx.bucket), None
-
-
-class _Unpad(torch.autograd.Function):
-    """The way back."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, bucket: _Bucket) -> Tensor:  # noqa: ANN401
-        ctx.bucket = bucket
-        return _unpad(x, bucket)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:  # noqa: ANN401
-        return _pad(gradients[0], ctx.bucket), None
+        return _pick(gradients[0], places), None, None
 
 
 AttentionInterface.register(NAME, _packed_attention)
