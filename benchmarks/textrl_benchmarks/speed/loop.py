@@ -16,6 +16,7 @@ from textrl_benchmarks.speed.models import make_model, vector_env
 __all__ = ["cases", "refill_cases", "scaling_cases"]
 
 PROMPT, NEW = 32, 64
+BATCHES = 16
 SHAPES = (
     # layers, width, heads, vocabulary, batch, dtype
     (2, 128, 4, 512, 64, torch.float32),
@@ -112,7 +113,7 @@ def gymnasium_loop(model: Any, batch: int, *, new: int = NEW) -> Callable[[], in
 
 
 def refill_cases() -> Iterator[Case]:
-    """Yields 512 episodes in 64 rows, lengths geometric of mean 24 and at most 64 tokens."""
+    """Yields 1,024 episodes in 64 rows, lengths geometric of mean 24 and at most 64 tokens."""
     for layers, width, vocabulary in ((2, 128, 8_192), (4, 256, 8_192)):
         model = make_model(layers, width, 4, vocabulary, ends=True)
         envs = vector_env(64, vocabulary, PROMPT, NEW, eos_token_id=2)
@@ -121,9 +122,9 @@ def refill_cases() -> Iterator[Case]:
             name=f"refill, {layers}x{width}, V={vocabulary:,}, batch 64",
             unit="episodes",
             contenders={
-                "model.generate, batch by batch": _generate_batches(model, 8),
-                "Gymnasium loop, batch by batch": _wait(envs, policy, 8),
-                "Gymnasium loop, finished rows refilled": _refill(envs, policy, 8),
+                "model.generate, batch by batch": _generate_batches(model, BATCHES),
+                "Gymnasium loop, batch by batch": _wait(envs, policy, BATCHES),
+                "Gymnasium loop, finished rows refilled": _refill(envs, policy, BATCHES),
             },
         )
 

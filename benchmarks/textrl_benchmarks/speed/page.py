@@ -62,7 +62,7 @@ ends early. The log-probabilities agree with Transformers' to 1e-4
 """,
     "refill": """## Refill
 
-512 episodes in 64 rows, their lengths geometric of mean 24 and at most 64 tokens. A row that has
+1,024 episodes in 64 rows, their lengths geometric of mean 24 and at most 64 tokens. A row that has
 ended begins anew at once, or waits for the last of its batch.
 """,
     "kl": """## The KL penalty
