@@ -30,17 +30,18 @@ class FixedPolicy:
 
     def step(self, obs: Any, rng: np.random.Generator, *, greedy: bool = False) -> PolicyStep:  # noqa: ANN401
         """Chooses a token in each observation; values are 0."""
-        logits = np.array(self.language_model.next_log_probs(obs), np.float64)  # a copy
-        distribution = TokenDistribution(torch.from_numpy(logits))
+        log_probs = np.asarray(self.language_model.next_log_probs(obs), np.float64)
+        distribution = TokenDistribution(torch.from_numpy(log_probs))
         if greedy:
             actions = distribution.argmax()
         else:
-            actions = distribution.sample(torch.from_numpy(rng.random(len(logits))))
+            actions = distribution.sample(torch.from_numpy(rng.random(len(log_probs))))
         return PolicyStep(
             actions.numpy(),
-            distribution.log_probs_of(actions).numpy(),
+            # The model's own, so that its KL to itself is 0 to the last bit.
+            np.take_along_axis(log_probs, actions.numpy()[:, None], axis=1)[:, 0],
             distribution.entropies().numpy(),
-            np.zeros(len(logits)),
+            np.zeros(len(log_probs)),
         )
 
     def forget(self) -> None:
