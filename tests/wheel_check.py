@@ -12,11 +12,14 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 PROGRAM = """
+import pathlib
 import gymnasium as gym, textrl_envs
 env = gym.make("textrl/Keyword-v0")
 obs, info = env.reset(seed=0)
 assert env.unwrapped.reference.vocabulary_size == env.action_space.n
 assert "site-packages" in textrl_envs.__file__, textrl_envs.__file__
+package = pathlib.Path(textrl_envs.__file__).parent
+assert (package / "language_models" / "fast" / "attention.c").exists()
 """
 
 
