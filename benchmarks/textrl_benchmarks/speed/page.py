@@ -100,18 +100,18 @@ GPT-2 of 4 layers, d = 256, V = 4,096, batch 32, 64 new tokens, one of them chan
 }
 
 KINKS = """
-- **Batch.** One row is a product of a vector: it reads every weight for one token. The rate
-  grows with the batch until the products are bound by multiplying, at about 32 rows, and then
-  hardly more: attention and sampling cost the same for every row.
-- **New tokens.** The rate rises at first, while the prompt's tokens, which are read and not
-  counted, are spread over more new ones; then it falls, since each token reads all keys and
-  values before it. Once these do not fit into the processor's cache, attention takes most of the
-  time.
-- **Vocabulary.** Flat while the head is small beside the layers, then as 1/V: a product, a
-  softmax and a draw over V numbers a token. `generate` falls earlier: it sorts nothing here, but
-  draws by `multinomial` and copies the logits in float32.
+- **Batch.** One row is a product of a vector: it reads every weight for one token, and the rate
+  grows with the batch. The floor bends at 16 rows, where multiplying takes longer than reading;
+  the loop bends later, at 64 to 128, since what a step costs whatever its size is shared by more
+  rows, and grows hardly more: attention and sampling cost the same for every row.
+- **New tokens.** With 16, most of the work is the prompt's 32 tokens, which are read in one large
+  product and not counted: the floor is low, and the loop is near it. Between 64 and 256 the rate
+  is flat. With 480 each token reads so many keys and values that reading bounds the floor too.
+- **Vocabulary.** Flat while the head is small beside the layers; from some thousand tokens on the
+  head's product, a softmax and a draw over V numbers take their share. `generate` bends earlier
+  and falls further: it draws by `multinomial`.
 - **Parameters.** Small models are bound by what a step costs whatever its size, in Python and in
-  calls of torch; from some millions of parameters on the rate falls as 1/size, along the floor.
+  calls of torch: a tenth of the floor at 0.3 million parameters, and along it from 20 million on.
 """
 
 
@@ -182,6 +182,7 @@ def _number(value: float) -> str:
 
 def _plot(rows: list[dict[str, Any]], path: Path) -> None:
     import matplotlib.pyplot as plt
+    from matplotlib.ticker import NullFormatter
 
     axes_names = list(dict.fromkeys(row["plot"][0] for row in rows))
     size = (3.4 * len(axes_names), 3.2)
@@ -196,6 +197,8 @@ def _plot(rows: list[dict[str, Any]], path: Path) -> None:
         xs, ys = [r["plot"][1] for r in floor], [r["floor"] for r in floor]
         axis.plot(xs, ys, "--", color="grey", label="floor")
         axis.set(xscale="log", yscale="log", xlabel=name)
+        for side in (axis.xaxis, axis.yaxis):
+            side.set_minor_formatter(NullFormatter())
     axes[0].set_ylabel("tokens per CPU-second")
     axes[0].legend(fontsize=8)
     figure.tight_layout()
