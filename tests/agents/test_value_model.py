@@ -358,3 +358,15 @@ def test_saving_without_a_value_model_where_there_was_one_leaves_none(tmp_path: 
     loaded = load_policy(tmp_path, device="cpu")
     assert isinstance(loaded, CausalLMPolicy)
     assert not loaded.values_episodes
+
+
+def test_a_policy_on_one_trunk_gives_episode_values_too() -> None:
+    """What its steps noted, in one forward."""
+    task = tiny_task()
+    policy = causal_policy(tiny_gpt2(seed=1))
+    with torch.no_grad():
+        policy.value_head.weight.normal_(generator=torch.Generator().manual_seed(0))
+    episodes = Collector(with_kl(task, policy, 4)).collect(policy, 10, seed=[0])
+    assert not policy.values_episodes
+    assert np.abs(episodes.values).max() > 0.01
+    np.testing.assert_allclose(policy.episode_values(episodes), episodes.values, rtol=0, atol=1e-5)

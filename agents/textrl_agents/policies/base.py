@@ -131,17 +131,24 @@ class Policy(nn.Module, ABC):
         else:
             actions = distribution.sample(torch.from_numpy(rng.random(len(distribution))))
         chosen, entropies = distribution.log_probs_of(actions), distribution.entropies()
-        # One transfer, where the device is not the CPU.
+        # Together, since each transfer from a device waits for it.
         numbers = torch.stack([chosen, entropies, values.to(chosen)]).cpu().double().numpy()
         return PolicyStep(actions.cpu().numpy(), *numbers)
 
+    @torch.no_grad()
     def episode_values(self, episodes: Episodes) -> NDArray[np.float64]:
         """Returns the value before every response token, (B, T), 0 where there is none.
 
-        A policy whose values cost a forward of their own gives those of whole episodes here, and
-        says so by `values_episodes`; the values of its `step` are then NaN.
+        Most policies give values in `step`. One whose values cost a forward of their own says so by
+        `values_episodes`: its `step` gives NaN, and the collector asks here when all is played.
         """
-        raise NotImplementedError(f"{type(self).__name__} gives its values in step().")
+        found = np.zeros(episodes.response_mask.shape)
+        found[episodes.response_mask] = _float64(self._episode_values(episodes))
+        return found
+
+    def _episode_values(self, episodes: Episodes) -> Tensor:
+        """Returns the values before the M response tokens, row by row, [M]."""
+        return self.evaluate(episodes, with_entropies=False).values
 
     @torch.no_grad()
     def next_values(self, obs: Any) -> NDArray[np.float64]:  # noqa: ANN401 - either form

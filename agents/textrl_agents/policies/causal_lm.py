@@ -117,12 +117,10 @@ class CausalLMPolicy(NetworkPolicy):
         values: Tensor = self.value_head(self._value_decoder.reader.read(obs).float())[:, 0]
         return values.double().cpu().numpy()
 
-    @torch.no_grad()
-    def episode_values(self, episodes: Episodes) -> NDArray[np.float64]:
-        """Returns the value before every response token, (B, T), 0 where there is none."""
-        found = np.zeros(episodes.response_mask.shape)
-        found[episodes.response_mask] = self._separate_values(episodes).double().cpu().numpy()
-        return found
+    def _episode_values(self, episodes: Episodes) -> Tensor:
+        if self._value_decoder is None:
+            return super()._episode_values(episodes)
+        return self._separate_values(episodes)  # the policy's own trunk is not needed
 
     def _value_of(self, hidden: Tensor) -> Tensor:
         if self._value_decoder is not None:
