@@ -1,0 +1,1 @@
+"""Boards of agents x environments x seeds: plan, run, read, verify, and send in."""
