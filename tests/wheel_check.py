@@ -19,7 +19,8 @@ obs, info = env.reset(seed=0)
 assert env.unwrapped.reference.vocabulary_size == env.action_space.n
 assert "site-packages" in textrl_envs.__file__, textrl_envs.__file__
 package = pathlib.Path(textrl_envs.__file__).parent
-assert (package / "language_models" / "fast" / "attention.c").exists()
+fast = package / "language_models" / "fast"
+assert all((fast / name).exists() for name in ("attention.c", "softmax.c", "exponential.h"))
 """
 
 

@@ -17,12 +17,20 @@ from textrl_agents.policies.distribution import (
     sample,
     token_log_probs,
 )
+from textrl_envs.language_models.fast.softmax import CompiledSoftmax
 
 SIZES = (1, 2, 127, 128, 129, 300, 5000)
 ALMOST_ONE = 1 - 2.0**-53
 INF = math.inf
 
 sizes = pytest.mark.parametrize("size", SIZES)
+
+
+@pytest.fixture(autouse=True, params=["compiled", "torch"])
+def implementation(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs every test with the compiled loop, where there is a compiler, and without it."""
+    if request.param == "torch":
+        monkeypatch.setattr(CompiledSoftmax, "of", lambda _logits: None)
 
 
 def make_logits(rows: int, size: int, *, impossible: float = 0.0, spread: float = 3.0) -> Tensor:

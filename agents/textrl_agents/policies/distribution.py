@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from textrl_envs.language_models.fast.softmax import CompiledSoftmax
+
 __all__ = ["TokenDistribution", "sample", "token_log_probs"]
 
 BLOCK = 128
@@ -31,17 +33,14 @@ class TokenDistribution:
 
     def __init__(self, logits: Tensor) -> None:
         self._logits = logits
-        # One fused pass; exp by itself is more exact than needed, and twice as slow.
-        self._probabilities = logits.softmax(-1)
-        # Of the likeliest token, z and p are at hand: log Z = z − log p.
-        self._log_total = logits.amax(-1) - self._probabilities.amax(-1).log()  # [B]
+        self._softmax = CompiledSoftmax.of(logits) or _Softmax(logits)
 
     def __len__(self) -> int:
         return len(self._logits)
 
     def sample(self, uniforms: Tensor) -> Tensor:
         """Draws a token a row; `uniforms` are float64 [B] in [0, 1). Returns int64 [B]."""
-        return sample(self._probabilities, uniforms)
+        return self._softmax.draw(uniforms)
 
     def argmax(self) -> Tensor:
         """Returns the likeliest token of each row, int64 [B]."""
@@ -49,18 +48,37 @@ class TokenDistribution:
 
     def log_probs_of(self, tokens: Tensor) -> Tensor:
         """Returns the log-probability of a token a row, in nats, [B]."""
-        return self._logits.gather(1, tokens[:, None])[:, 0] - self._log_total
+        return self._logits.gather(1, tokens[:, None])[:, 0] - self._softmax.log_totals
 
     def entropies(self) -> Tensor:
-        """Returns −Σ p log p of each row, in nats, [B]: log Z − Σ p z."""
-        mean: Tensor = torch.linalg.vecdot(self._probabilities, self._logits)
-        if mean.isnan().any():  # 0 times −∞, which is 0 here
-            mean = torch.linalg.vecdot(self._probabilities, self._logits.clamp(min=LOWEST))
-        return self._log_total - mean
+        """Returns −Σ p log p of each row, in nats, [B]."""
+        return self._softmax.entropies
 
     def log_probs(self) -> Tensor:
         """Returns the log-probabilities of all tokens, in nats, [B, V]."""
-        return self._logits - self._log_total[:, None]
+        return self._logits - self._softmax.log_totals[:, None]
+
+
+class _Softmax:
+    """What `CompiledSoftmax` does, by torch, for any dtype on any device."""
+
+    def __init__(self, logits: Tensor) -> None:
+        self._logits = logits
+        # One fused pass; exp by itself is more exact than needed, and twice as slow.
+        self._probabilities = logits.softmax(-1)
+        # Of the likeliest token, z and p are at hand: log Z = z − log p.
+        self.log_totals: Tensor = logits.amax(-1) - self._probabilities.amax(-1).log()  # [B]
+
+    @property
+    def entropies(self) -> Tensor:
+        """The log of the normaliser, less Σ p z."""
+        mean: Tensor = torch.linalg.vecdot(self._probabilities, self._logits)
+        if mean.isnan().any():  # 0 times −∞, which is 0 here
+            mean = torch.linalg.vecdot(self._probabilities, self._logits.clamp(min=LOWEST))
+        return self.log_totals - mean
+
+    def draw(self, uniforms: Tensor) -> Tensor:
+        return sample(self._probabilities, uniforms)
 
 
 def sample(weights: Tensor, uniforms: Tensor) -> Tensor:

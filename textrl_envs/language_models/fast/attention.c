@@ -4,28 +4,10 @@
    read the keys and values once from memory. They lie as (slots, columns, kv heads, HEAD_WIDTH), so
    that a row is read from end to end, all heads at once. Compiled by attention.py. */
 
-#include <stdint.h>
 #include <string.h>
+#include "exponential.h"
 
 #define AHEAD 8 /* heads to fetch in advance */
-
-/* exp(x) for x <= 0 by powers of 2 and a polynomial (Cephes), to 2e-7: libm's is not vectorised. */
-static inline float exponential(float x)
-{
-    x = x < -87.0f ? -87.0f : x;
-    const float whole = __builtin_floorf(x * 1.44269504088896341f + 0.5f);
-    const float rest = (x - whole * 0.693359375f) + whole * 2.12194440e-4f;
-    float sum = 1.9875691500e-4f;
-    sum = sum * rest + 1.3981999507e-3f;
-    sum = sum * rest + 8.3334519073e-3f;
-    sum = sum * rest + 4.1665795894e-2f;
-    sum = sum * rest + 1.6666665459e-1f;
-    sum = sum * rest + 5.0000001201e-1f;
-    sum = sum * rest * rest + rest + 1.0f;
-    union { int32_t bits; float value; } power;
-    power.bits = ((int32_t)whole + 127) << 23;
-    return sum * power.value;
-}
 
 static inline void softmax(float *scores, long count)
 {

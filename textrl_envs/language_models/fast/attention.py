@@ -1,18 +1,10 @@
 """Attention of few new tokens to the cache: a small compiled loop, or torch's own.
 
-The loop (attention.c) is compiled when it is first needed, in a quarter of a second, where there is
-a C compiler; it serves float32 on the CPU, and reads the cache about as fast as memory gives it.
-Everywhere else `scaled_dot_product_attention` does the same.
+The loop (attention.c) serves float32 on the CPU where there is a C compiler, and reads the cache
+about as fast as memory gives it. Everywhere else `scaled_dot_product_attention` does the same.
 """
 
 import ctypes
-import functools
-import os
-import shutil
-import subprocess
-import tempfile
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,33 +13,22 @@ import torch.nn.functional as F  # noqa: N812 - torch's own habit
 from numpy.typing import NDArray
 from torch import Tensor
 
+from textrl_envs.language_models.fast.compiled import compile_library, in_threads
+
 __all__ = ["CompiledAttention", "TorchAttention", "compile_kernel"]
 
-FLAGS = ["-O3", "-march=native", "-shared", "-fPIC"]
-# -ffast-math would set a mode of the processor for the whole process; these do not.
-FLAGS += ["-fno-math-errno", "-fno-trapping-math", "-fno-signed-zeros"]
-FLAGS += ["-fassociative-math", "-freciprocal-math"]
 LONGEST_PROMPT = 256
 """With more new tokens a row, torch's attention, made for many queries, is faster."""
 WORK_PER_THREAD = 1 << 21
 """Bytes of keys and values that are worth a thread."""
 
 
-@functools.cache
 def compile_kernel(head_width: int) -> Any | None:  # noqa: ANN401 - a foreign function
     """Compiles the loop for heads of a width; returns None where that cannot be done."""
-    compiler = os.environ.get("CC") or shutil.which("cc") or shutil.which("gcc")
-    if compiler is None or not hasattr(os, "fork"):
+    library = compile_library("attention", HEAD_WIDTH=head_width)
+    if library is None:
         return None
-    source = Path(__file__).with_name("attention.c")
-    with tempfile.TemporaryDirectory() as folder:
-        library = Path(folder) / "attention.so"
-        command = [compiler, *FLAGS, f"-DHEAD_WIDTH={head_width}", "-o", str(library), str(source)]
-        try:
-            subprocess.run(command, check=True, capture_output=True)
-            found = ctypes.CDLL(str(library)).attend  # it stays loaded when the file is gone
-        except (OSError, subprocess.CalledProcessError):
-            return None
+    found = library.attend
     pointer, long = ctypes.c_void_p, ctypes.c_long
     found.argtypes = [pointer, long, *[pointer] * 6, *[long] * 5, ctypes.c_float]
     found.restype = None
@@ -95,16 +76,8 @@ class CompiledAttention:
                 self._columns, kv_heads, heads // kv_heads, scaling,
             )  # fmt: skip
 
-        waiting = [_pool().submit(attend, part) for part in range(1, threads)]
-        attend(0)
-        for part in waiting:
-            part.result()
+        in_threads(attend, threads)
         return out
-
-
-@functools.cache
-def _pool() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(thread_name_prefix="textrl_attention")
 
 
 class TorchAttention:

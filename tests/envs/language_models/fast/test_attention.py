@@ -16,6 +16,7 @@ from textrl_envs.language_models.fast.attention import (
     TorchAttention,
     compile_kernel,
 )
+from textrl_envs.language_models.fast.compiled import FLAGS, compile_library
 from textrl_envs.language_models.prefix_reader import PrefixReader
 
 BuildLM = Callable[..., Any]
@@ -264,9 +265,9 @@ def test_other_types_have_torchs_attention(dtype: torch.dtype) -> None:
 @pytest.fixture
 def fresh_kernels() -> Iterator[None]:
     """Lets kernels be compiled anew, in the test and after it."""
-    compile_kernel.cache_clear()
+    compile_library.cache_clear()
     yield
-    compile_kernel.cache_clear()
+    compile_library.cache_clear()
 
 
 @pytest.mark.parametrize("compiler", ["/no/such/compiler", "false"])
@@ -289,7 +290,9 @@ def test_where_there_is_no_compiler_at_all_none_is_looked_for(
 def test_a_kernel_is_compiled_once_for_heads_of_a_width(build_lm: BuildLM) -> None:
     if compile_kernel(16) is None:
         pytest.skip("no C compiler here")
-    assert compile_kernel(16) is compile_kernel(16)
+    assert compile_library("attention", HEAD_WIDTH=16) is compile_library(
+        "attention", HEAD_WIDTH=16
+    )
     check_a_reader(build_lm, expect_kernel=True)
 
 
@@ -329,4 +332,4 @@ def test_numbers_below_the_smallest_normal_one_stay_what_they_are(fresh_kernels:
 def test_flags_that_would_change_the_processors_mode_are_not_among_the_compilers() -> None:
     # gcc links that code for any of these.
     dangerous = {"-ffast-math", "-funsafe-math-optimizations", "-Ofast"}
-    assert not dangerous & set(module.FLAGS)
+    assert not dangerous & set(FLAGS)
