@@ -157,13 +157,10 @@ class _TokenLogProbs(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor]:
         chosen, entropies = logits.new_empty(len(logits)), logits.new_zeros(len(logits))
         for rows in _blocks_of_rows(logits):
-            log_probs = logits[rows].log_softmax(-1)
-            torch.gather(log_probs, 1, tokens[rows, None], out=chosen[rows, None])
-            probabilities = torch.exp(log_probs, out=logits[rows])
-            if with_entropies:
-                # 0 times −∞ is 0 here.
-                surprise = log_probs.neg_().clamp_(max=-LOWEST)
-                torch.linalg.vecdot(probabilities, surprise, out=entropies[rows])
+            found, surprise = _become_probabilities(logits[rows], tokens[rows], with_entropies)
+            chosen[rows] = found
+            if surprise is not None:
+                entropies[rows] = surprise
         ctx.set_materialize_grads(False)
         # Saved as tensors are, so that a checkpoint can drop them.
         ctx.save_for_backward(tokens, logits.detach(), entropies.clone())
@@ -185,6 +182,25 @@ class _TokenLogProbs(torch.autograd.Function):
                 found[rows] *= factor
         found.scatter_add_(1, tokens[:, None], for_log_prob[:, None])
         return found, None, None
+
+
+def _become_probabilities(
+    logits: Tensor, tokens: Tensor, with_entropies: bool
+) -> tuple[Tensor, Tensor | None]:
+    """Overwrites the logits; returns the log-probs of the tokens, and the entropies if wanted."""
+    softmax = CompiledSoftmax.of(logits) if logits.is_contiguous() else None
+    if softmax is not None:
+        chosen = logits.gather(1, tokens[:, None])[:, 0] - softmax.log_totals
+        softmax.overwrite()
+        return chosen, softmax.entropies if with_entropies else None
+    log_probs = logits.log_softmax(-1)
+    chosen = log_probs.gather(1, tokens[:, None])[:, 0]
+    probabilities = torch.exp(log_probs, out=logits)
+    if not with_entropies:
+        return chosen, None
+    # 0 times −∞ is 0 here.
+    surprise = log_probs.neg_().clamp_(max=-LOWEST)
+    return chosen, torch.linalg.vecdot(probabilities, surprise)
 
 
 def _blocks_of_rows(matrix: Tensor) -> Iterator[slice]:

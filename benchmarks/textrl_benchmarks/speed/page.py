@@ -37,10 +37,12 @@ skipped without one.
 3. **Attention** of one token a row is bound by reading keys and values. A loop of C, compiled
    when it is first needed, reads them about as fast as memory gives them; without a compiler
    `scaled_dot_product_attention` does the same.
-4. **Sampling** takes one softmax, sums over blocks of 128 tokens and one uniform number a row.
+4. **Sampling** takes one uniform number a row, and a loop of C that reads the logits twice and
+   writes no softmax: normaliser, entropy and sums over blocks of 128 tokens, then the one block
+   that is drawn from.
 5. **The update** reads whole episodes without padding, in one long row through Transformers' own
    forward; logits are made at response tokens alone, and nothing of their size is made besides:
-   probabilities and gradient take their place.
+   probabilities and gradient take their place. GELU keeps its slope, made in the same pass, and not its argument.
 6. **Memory.** glibc hands large blocks back to the system, and every page of the next one costs
    a fault, dear in a virtual machine. `textrl_agents.memory.keep_freed_memory` stops it
    for the process; `textrl train` calls it.

@@ -6,6 +6,7 @@ model and the machine allow it. Whatever is unknown here falls back to Transform
 linear.py      matrix products by oneDNN, where torch's own leave half of the machine idle
 attention.py   attention of new tokens to the cache, by a small compiled loop (attention.c)
 softmax.py     draws and entropies from logits, by another (softmax.c)
+gelu.py        GELU with its slope in one pass, by another (gelu.c)
 compiled.py    compiles the loops when they are first needed
 decode.py      a token a row: GPT-2 and Llama/Qwen forwards over the model's own weights
 cuda_graph.py  on CUDA, one launch for the step of all rows

@@ -23,6 +23,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.pytorch_utils import Conv1D
 
 from textrl_envs.language_models.agreement import agrees
+from textrl_envs.language_models.fast.gelu import gelu_tanh
 from textrl_envs.language_models.fast.linear import linear
 
 __all__ = ["Packing", "fast_operations", "packing_agrees", "read_packed"]
@@ -231,13 +232,13 @@ def _conv1d(module: Any, x: Tensor) -> Tensor:  # noqa: ANN401
 
 
 def _gelu_tanh(_: Any, x: Tensor) -> Tensor:  # noqa: ANN401
-    return F.gelu(x, approximate="tanh")
+    return gelu_tanh(x)
 
 
 FASTER = {
     nn.Linear: _linear,
     Conv1D: _conv1d,  # GPT-2's linear layer, its weight [in, out]
-    NewGELUActivation: _gelu_tanh,  # eight operations in Transformers, one in torch
+    NewGELUActivation: _gelu_tanh,  # eight operations in Transformers
 }
 
 

@@ -66,3 +66,14 @@ void draw(const float *logits, const float *tops, const float *sums, const doubl
         tokens[row] = start + found;
     }
 }
+
+/* Overwrites rows first..last-1 of the logits with their probabilities. */
+void normalise(float *logits, const float *tops, const float *log_totals, long first, long last,
+               long size)
+{
+    for (long row = first; row < last; row++) {
+        const float top = tops[row], share = expf(top - log_totals[row]); /* of the largest */
+        float *restrict z = logits + row * size;
+        for (long j = 0; j < size; j++) z[j] = share * exponential(z[j] - top);
+    }
+}

@@ -1,4 +1,4 @@
-"""CompiledSoftmax: draws, normalisers and entropies of softmax(logits), which is never written.
+"""CompiledSoftmax: draws, normalisers and entropies of softmax(logits), which is not written.
 
 A loop of C (softmax.c) for float32 on the CPU, where there is a compiler. Reading the logits while
 they are in the cache, it takes a fraction of the time of a softmax and what is then done with it.
@@ -55,6 +55,10 @@ class CompiledSoftmax:
         self._run("draw", self._tops, self._sums, uniforms.contiguous(), tokens)
         return tokens
 
+    def overwrite(self) -> None:
+        """Writes the probabilities to where the logits were; ends the use of this object."""
+        self._run("normalise", self._tops, self.log_totals)
+
     def _run(self, name: str, *arrays: Tensor) -> None:
         function = getattr(_library(), name)
         count, size = self._logits.shape
@@ -72,7 +76,8 @@ class CompiledSoftmax:
 def _library() -> ctypes.CDLL | None:
     library = compile_library("softmax")
     if library is not None:
-        for function in (library.summarise, library.draw):
-            function.argtypes = [ctypes.c_void_p] * 5 + [ctypes.c_long] * 3
+        for name, arrays in (("summarise", 5), ("draw", 5), ("normalise", 3)):
+            function = getattr(library, name)
+            function.argtypes = [ctypes.c_void_p] * arrays + [ctypes.c_long] * 3
             function.restype = None
     return library

@@ -121,3 +121,15 @@ def no_compiler(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 def test_without_a_compiler_it_leaves_everything(no_compiler: None) -> None:
     assert CompiledSoftmax.of(torch.zeros(2, 3)) is None
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_the_probabilities_may_take_the_logits_place(size: int) -> None:
+    logits = make_logits(5, size)
+    logits[:, size // 2 :: 3] = -math.inf
+    logits[:, 0] = 1.0
+    expected = logits.double().softmax(-1)
+    place = logits.clone()
+    compiled(place).overwrite()
+    torch.testing.assert_close(place.double(), expected, rtol=3e-6, atol=1e-30)
+    assert bool((place[logits == -math.inf] == 0).all())
