@@ -1,3 +1,4 @@
+import copy
 import hashlib
 import math
 from collections.abc import Iterator
@@ -343,6 +344,54 @@ def test_the_memo_is_of_one_observation() -> None:
     np.testing.assert_allclose(policy.next_log_probs(one), first, atol=1e-6)
     alone = {key: value[:1] for key, value in one.items()}
     np.testing.assert_allclose(policy.next_log_probs(alone), first[:1], atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_rows_that_wait_keep_their_numbers_while_others_go_on(kind: str) -> None:
+    """Some rows grow, some begin anew, some wait; every answer is that of a fresh reading."""
+    task, policy = make(kind)
+    rng = np.random.default_rng(0)
+    texts = [[1], [2, 1], [3], [1, 1]]
+    for step in range(12):
+        moves = rng.choice(3, size=4, p=[0.5, 0.3, 0.2]) if step else np.ones(4)
+        for row, move in enumerate(moves):
+            if move == 1 and len(texts[row]) < 4:
+                texts[row] = [*texts[row], int(rng.integers(1, 4))]
+            elif move == 2:
+                texts[row] = [int(rng.integers(1, 4))]
+        obs = observe(task, texts)
+        found, values = policy.next_log_probs(obs), policy.next_values(obs)
+        drawn = policy.step(obs, np.random.default_rng(step))
+        policy_afresh = copy.deepcopy(policy)
+        policy_afresh.forget()
+        expected = policy_afresh.next_log_probs(obs)
+        np.testing.assert_allclose(found, expected, rtol=0, atol=2e-6)
+        np.testing.assert_allclose(values, policy_afresh.next_values(obs), rtol=2e-6, atol=2e-6)
+        chosen = expected[np.arange(4), drawn.actions]
+        np.testing.assert_allclose(drawn.log_probs, chosen, rtol=0, atol=2e-6)
+
+
+@torch.no_grad()
+def test_the_head_reads_only_the_rows_that_changed() -> None:
+    task, policy = make("gpt2")
+    assert isinstance(policy, NetworkPolicy)
+    texts = [[1], [2, 1], [3], [1, 1]]
+    policy.next_log_probs(observe(task, texts))
+    asked: list[int] = []
+    next_logits = policy.next_logits
+
+    def counted(hidden: torch.Tensor, obs: Any, rows: Any) -> torch.Tensor:
+        found = next_logits(hidden, obs, rows)
+        asked.append(len(found))
+        return found
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(policy, "next_logits", counted)
+        texts[1].append(2)
+        policy.next_log_probs(observe(task, texts))
+        texts = [[*text, 1] for text in texts]
+        policy.next_log_probs(observe(task, texts))
+    assert asked == [1, 4]
 
 
 def short_episodes(task: Task, policy: Policy) -> Any:

@@ -56,6 +56,8 @@ class PrefixReader:
         self._weights_seen: tuple[int, ...] = ()
         self.version = 0
         """Changes whenever any row's answer may have changed."""
+        self.stamps: NDArray[np.int64] = np.zeros(0, np.int64)
+        """The version at which each row's answer changed last, a slot each."""
         # A text longer than a sliding window is read afresh: the slots keep no window.
         windows = [getattr(trunk.config, name, None) for name in WINDOW_NAMES]
         self.window = min((w for w in windows if isinstance(w, int) and w > 0), default=math.inf)
@@ -71,6 +73,7 @@ class PrefixReader:
         self._lengths: NDArray[np.int64] = np.zeros(0, np.int64)
         self._hidden: Tensor | None = None
         self.version += 1
+        self.stamps = np.zeros(0, np.int64)
 
     def __getstate__(self) -> dict[str, Any]:
         """Returns what a copy begins with: everything but what is remembered."""
@@ -97,6 +100,7 @@ class PrefixReader:
             self._trunk.eval()  # dropout would make the answer random
         if not self.use_cache or input_ids.shape[1] > self.window:
             self.version += 1
+            self.stamps = np.full(len(lengths), self.version)
             return self._read_afresh(input_ids, lengths)
         return self._read_on(input_ids, lengths)
 
@@ -145,6 +149,7 @@ class PrefixReader:
     def _keep(self, rows: NDArray[np.int64], hidden: Tensor) -> None:
         """Remembers the answers of some rows."""
         self.version += 1
+        self.stamps[rows] = self.version
         if len(rows) == len(self._lengths):
             self._hidden = hidden
             return
@@ -222,6 +227,7 @@ class PrefixReader:
             self._cache = SlotCache(num_layers, slots, columns)
         self._ids = np.full((slots, columns), -1, np.int64)
         self._lengths = np.zeros(slots, np.int64)
+        self.stamps = np.zeros(slots, np.int64)
         self._hidden = None
 
     def _notice_new_weights(self) -> None:

@@ -94,9 +94,9 @@ class CausalLMPolicy(NetworkPolicy):
             device=str(next(reference.model.parameters()).device),
         )
 
-    def next_logits(self, hidden: Tensor, obs: Any) -> Tensor:  # noqa: ANN401
-        """Returns the logits after each observation, [B, H] -> [B, V]."""
-        return self._decoder.next_logits(hidden)[..., : self.vocabulary_size]
+    def next_logits(self, hidden: Tensor, obs: Any, rows: slice | Tensor) -> Tensor:  # noqa: ANN401
+        """Returns the logits after some of the observations, [R, V]."""
+        return self._decoder.next_logits(hidden[rows])[..., : self.vocabulary_size]
 
     def episode_logits(self, hidden: Tensor, episodes: Episodes, places: Places) -> Tensor:
         """Returns the logits after M places, [M, H] -> [M, V]."""

@@ -1,6 +1,7 @@
 """NetworkPolicy: a Transformers trunk with two heads, its last forward remembered."""
 
 from abc import abstractmethod
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,21 @@ KEPT_LOGITS = 1 << 25
 """Logits kept for the gradients at once: 128 MiB in float32."""
 
 
+MOST_ROWS_ALONE = 0.9
+"""With a larger share of rows that have changed, the logits of all are made in one product."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Memo:
+    """The last forward: asked again about an observation, a policy answers from it."""
+
+    key: Any
+    stamps: NDArray[np.int64]
+    logits: Tensor
+    distribution: TokenDistribution
+    values: Tensor
+
+
 class NetworkPolicy(Policy):
     """Base of the policies that are networks. A subclass says how logits come from hidden states.
 
@@ -45,7 +61,7 @@ class NetworkPolicy(Policy):
         self.value_head = new_value_head(width, decoder.device)
         self.to(decoder.device)
         self._decoder = decoder
-        self._memo: tuple[Any, tuple[TokenDistribution, Tensor]] | None = None
+        self._memo: _Memo | None = None
         self._weights: tuple[nn.Parameter, ...] = ()
         self.eval()
 
@@ -55,8 +71,14 @@ class NetworkPolicy(Policy):
         return self.value_head.weight.device
 
     @abstractmethod
-    def next_logits(self, hidden: Tensor, obs: Any) -> Tensor:  # noqa: ANN401 - either form
-        """Returns the logits after each observation, [B, H] -> [B, V], a fresh tensor."""
+    def next_logits(self, hidden: Tensor, obs: Any, rows: slice | Tensor) -> Tensor:  # noqa: ANN401
+        """Returns the logits after some of the observations, [R, V], a fresh tensor.
+
+        Args:
+            hidden: the hidden states after all of them, [B, H].
+            obs: all of them, in either form.
+            rows: which R of them.
+        """
 
     @abstractmethod
     def episode_logits(self, hidden: Tensor, episodes: Episodes, places: Places) -> Tensor:
@@ -79,11 +101,30 @@ class NetworkPolicy(Policy):
 
     def _read(self, obs: Any) -> tuple[TokenDistribution, Tensor]:  # noqa: ANN401 - either form
         hidden = self._decoder.reader.read(obs)
-        key = (self._decoder.reader.version, len(hidden), self._weights_version(), self.temperature)
-        if self._memo is None or self._memo[0] != key:
-            logits = self._scaled(self.next_logits(hidden, obs))
-            self._memo = key, (TokenDistribution(logits), self._value_of(hidden))
-        return self._memo[1]
+        stamps = self._decoder.reader.stamps[: len(hidden)].copy()
+        key = (len(hidden), self._weights_version(), self.temperature)
+        memo = self._memo if self._memo is not None and self._memo.key == key else None
+        if memo is not None and np.array_equal(memo.stamps, stamps):
+            return memo.distribution, memo.values
+        logits = self._fresh_logits(hidden, obs, stamps, memo)
+        self._memo = _Memo(key, stamps, logits, TokenDistribution(logits), self._value_of(hidden))
+        return self._memo.distribution, self._memo.values
+
+    def _fresh_logits(
+        self,
+        hidden: Tensor,
+        obs: Any,  # noqa: ANN401 - either form
+        stamps: NDArray[np.int64],
+        memo: "_Memo | None",
+    ) -> Tensor:
+        """Returns the logits [B, V]; rows that wait keep those they had."""
+        if memo is not None and hidden.device.type == "cpu":
+            rows = np.flatnonzero(memo.stamps != stamps)
+            if len(rows) <= MOST_ROWS_ALONE * len(stamps):
+                some = torch.from_numpy(rows)
+                memo.logits[some] = self._scaled(self.next_logits(hidden, obs, some))
+                return memo.logits
+        return self._scaled(self.next_logits(hidden, obs, slice(None)))
 
     def evaluate(self, episodes: Episodes, *, with_entropies: bool = True) -> TokenEvaluation:
         """Returns log-prob, entropy and value of the M response tokens, with gradients.

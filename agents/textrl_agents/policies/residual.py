@@ -72,10 +72,11 @@ class ResidualPolicy(NetworkPolicy):
         super().forget()
         self.reference.forget()
 
-    def next_logits(self, hidden: Tensor, obs: Any) -> Tensor:  # noqa: ANN401 - either form
-        """Returns the logits after each observation, [B, H] -> [B, V]."""
+    def next_logits(self, hidden: Tensor, obs: Any, rows: slice | Tensor) -> Tensor:  # noqa: ANN401
+        """Returns the logits after some of the observations, [R, V]."""
+        # Of all rows: a reference that remembers texts knows each by its row.
         base = torch.from_numpy(self.reference.next_log_probs(obs)).to(hidden)
-        logits: Tensor = base + self.head(hidden)
+        logits: Tensor = base[rows] + self.head(hidden[rows])
         return logits
 
     def episode_logits(self, hidden: Tensor, episodes: Episodes, places: Places) -> Tensor:
