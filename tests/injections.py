@@ -17,7 +17,6 @@ from torch import nn
 
 import textrl_agents.collector
 import textrl_agents.policies.causal_lm
-import textrl_agents.policies.distribution
 import textrl_agents.ppo
 import textrl_agents.reinforce
 import textrl_envs.language_models.prefix_reader
@@ -30,6 +29,7 @@ from textrl_agents.kl import k2, k3
 from textrl_agents.losses import policy_gradient_loss
 from textrl_agents.policies import NetworkPolicy, Policy
 from textrl_agents.policies.base import PolicyStep
+from textrl_agents.policies.distribution import TokenDistribution
 from textrl_agents.ppo import PPO
 from textrl_agents.reinforce import REINFORCE
 from textrl_envs.core import FinishReason, TextCore
@@ -139,9 +139,9 @@ def training_forgets_the_temperature(patch: pytest.MonkeyPatch) -> None:
 def sampling_has_a_temperature_of_its_own(patch: pytest.MonkeyPatch) -> None:
     change_arguments(
         patch,
-        textrl_agents.policies.distribution,
+        TokenDistribution,
         "sample",
-        lambda weights, uniforms: (weights ** (1 / 0.7), uniforms),
+        lambda found, uniforms: (TokenDistribution(found._logits / 0.7), uniforms),
     )
 
 

@@ -16,7 +16,6 @@ import pytest
 import torch
 from gymnasium.vector import AutoresetMode
 
-import textrl_agents.policies.distribution
 import textrl_agents.ppo
 from tests.agents.tiny import (
     EOS,
@@ -46,6 +45,7 @@ from textrl_agents.episodes import Episodes
 from textrl_agents.losses import clipped_policy_loss, clipped_value_loss
 from textrl_agents.on_policy import OnPolicyAgent
 from textrl_agents.policies import FixedPolicy, NetworkPolicy, Policy, TablePolicy, make_policy
+from textrl_agents.policies.distribution import TokenDistribution
 from textrl_agents.ppo import PPO, PPOConfig
 from textrl_agents.reinforce import REINFORCE, REINFORCEConfig
 from textrl_envs.core import FinishReason
@@ -171,7 +171,7 @@ def every_episode(task: Task, policy: Policy) -> Episodes:
     tokens = iter(torch.from_numpy(np.tile(script, prompts)))
     count = prompts * len(responses)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(textrl_agents.policies.distribution, "sample", lambda *_: next(tokens))
+        patch.setattr(TokenDistribution, "sample", lambda *_: next(tokens))
         return Collector(with_kl(task, policy, count)).collect(
             policy, count, seed=[0], group_size=len(responses), is_balanced=True
         )

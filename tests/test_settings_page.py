@@ -24,6 +24,14 @@ def row(name: str, default: object) -> str:
     return f"| `{name}` | {'required' if default is inspect.Parameter.empty else f'`{default}`'} |"
 
 
+def settings_of(agent: Any) -> list[tuple[str, object]]:
+    """Returns name and default of each: fields of the config, or what `make` takes."""
+    if hasattr(agent, "config_class"):
+        return [(field.name, field.default) for field in fields(agent.config_class)]
+    parameters = list(inspect.signature(agent.make).parameters.values())[1:]
+    return [(one.name, one.default) for one in parameters if one.name not in ("seed", "device")]
+
+
 def task_function(name: str) -> Callable[..., Any]:
     module, _, function = TASKS[IDS[name][0]].partition(":")
     found: Callable[..., Any] = getattr(importlib.import_module(module), function)
@@ -32,8 +40,9 @@ def task_function(name: str) -> Callable[..., Any]:
 
 @pytest.mark.parametrize("name", agent_names())
 def test_every_setting_of_an_agent_is_on_the_page(name: str) -> None:
-    for field in fields(agent_class(name).config_class):
-        assert row(field.name, field.default) in section(f"Agent {name}")
+    assert f"## Agent {name}\n" in PAGE
+    for setting, default in settings_of(agent_class(name)):
+        assert row(setting, default) in section(f"Agent {name}")
 
 
 @pytest.mark.parametrize("name", IDS)

@@ -82,6 +82,8 @@ class TextVectorEnv(VectorEnv[Any, Any, Any]):
         self._generators: list[np.random.Generator] = []
         self._is_running: NDArray[np.bool_] = np.zeros(num_envs, np.bool_)
         self._all_running = False
+        self.tokens_generated = 0
+        """Actions taken by rows that were playing, since the environment was made."""
 
     @property
     def autoreset_mode(self) -> AutoresetMode:
@@ -144,6 +146,7 @@ class TextVectorEnv(VectorEnv[Any, Any, Any]):
         truncated = np.zeros(self.num_envs, np.bool_)
         if self._all_running:
             ended = self._core.append(tokens)
+            self.tokens_generated += self.num_envs
         else:
             ended = self._step_around_waiting_rows(tokens)
         if not ended.size:
@@ -229,6 +232,7 @@ class TextVectorEnv(VectorEnv[Any, Any, Any]):
         """Steps the running rows; in NEXT_STEP mode the others begin again instead."""
         running = np.flatnonzero(self._is_running)
         ended: NDArray[np.int64] = self._core.append(tokens[running], running)
+        self.tokens_generated += len(running)
         if self._autoreset_mode == AutoresetMode.NEXT_STEP:
             self._start(np.flatnonzero(~self._is_running))
             self._all_running = True

@@ -34,7 +34,12 @@ class TrainingLog:
 
 
 class Agent(Protocol):
-    """What the benchmarks ask of an agent."""
+    """What the benchmarks ask of an agent.
+
+    Three more methods are optional, of the agent or else of its `policy`:
+    `log_probs(obs, actions)`, in nats, (B,), by which its KL is charged; `next_values(obs)`, in
+    units of the score, (B,), what it expects; `forget()`, to drop what is remembered between calls.
+    """
 
     def act(self, obs: Any, *, greedy: bool = False) -> NDArray[np.int64]:  # noqa: ANN401
         """Returns a token id for each observation, (B,)."""

@@ -189,6 +189,7 @@ class _Record:
         self._scores = np.zeros(count)
         self._bootstrap_values = np.zeros(count)
         self._finish_reason = np.zeros(count, np.int64)
+        self._gold: NDArray[np.float64] | None = None
 
     def first(self) -> dict[str, Any]:
         """Returns the options of the first reset."""
@@ -225,6 +226,10 @@ class _Record:
         self._finish_reason[episodes] = infos["finish_reason"][rows]
         if "score" in infos:
             self._scores[episodes] = infos["score"][rows]
+        if "gold" in infos:
+            if self._gold is None:
+                self._gold = np.zeros(len(self._prompts))
+            self._gold[episodes] = infos["gold"][rows]
         self.is_playing[rows] = False
 
     def refill(self, rows: NDArray[np.int64]) -> dict[str, Any] | None:
@@ -261,5 +266,6 @@ class _Record:
             bootstrap_values=self._bootstrap_values,
             prompt_index=self._prompts,
             finish_reason=self._finish_reason,
+            gold=self._gold,
         )
         return episodes.select(np.arange(len(episodes)))

@@ -46,6 +46,8 @@ class Episodes:
     """Which prompt, (B,)."""
     finish_reason: Ints
     """`textrl_envs.core.FinishReason`, (B,)."""
+    gold: Floats | None = None
+    """What is really wanted, (B,), where the reward reports it as `gold`; nobody learns from it."""
 
     def __len__(self) -> int:
         return len(self.input_ids)

@@ -26,7 +26,13 @@ from textrl_envs.optimum import has_exact_optimum, optimum
 from textrl_envs.wrappers.kl_charge import AdaptiveCoefficient, KLCharge
 from textrl_envs.wrappers.vector import KLPenalty
 
-__all__ = ["OnPolicyAgent", "OnPolicyConfig"]
+__all__ = [
+    "OnPolicyAgent",
+    "OnPolicyConfig",
+    "check_types",
+    "kl_coefficient",
+    "normalised_score",
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,7 +59,7 @@ class OnPolicyConfig:
     """Keep the inputs of the layers alone, and compute the rest again: less memory, but slower."""
 
     def __post_init__(self) -> None:
-        _check_types(self)
+        check_types(self)
         self.check("episodes_per_batch", self.episodes_per_batch >= 1, "at least 1")
         rate = self.learning_rate
         self.check("learning_rate", rate is None or rate > 0, "positive or None")
@@ -147,7 +153,7 @@ class OnPolicyAgent(ABC):
         return self.log
 
     def _iterate(self, collector: Collector) -> dict[str, float]:
-        coefficient = _coefficient(collector.envs)
+        coefficient = kl_coefficient(collector.envs)
         episodes = collector.collect(
             self.policy,
             self.config.episodes_per_batch,
@@ -166,7 +172,7 @@ class OnPolicyAgent(ABC):
             "reward": float(episodes.scores.mean()),
             "kl": float(episodes.kl.mean()),
             "return": value,
-            **_normalised_score(value, collector.envs),
+            **normalised_score(value, collector.envs),
             "kl_coefficient": coefficient,
             "entropy": float(episodes.entropies[episodes.response_mask].mean()),
             "length": float(episodes.lengths.mean()),
@@ -288,7 +294,7 @@ class OnPolicyAgent(ABC):
         return cls.config_class(**settings)
 
 
-def _check_types(config: OnPolicyConfig) -> None:
+def check_types(config: Any) -> None:  # noqa: ANN401 - a dataclass with `check`
     """Raises InvalidInputError for a field that is not of its type, or no finite number."""
     hints = get_type_hints(type(config))
     for field in fields(config):
@@ -319,12 +325,13 @@ def _charge(envs: Any) -> KLCharge | None:  # noqa: ANN401 - any stack of wrappe
     return envs.charge
 
 
-def _coefficient(envs: Any) -> float:  # noqa: ANN401
+def kl_coefficient(envs: Any) -> float:  # noqa: ANN401 - any stack of wrappers
+    """Returns β as the KL wrapper charges it now; NaN where there is none."""
     charge = _charge(envs)
     return float("nan") if charge is None else charge.coefficient
 
 
-def _normalised_score(value: float, envs: Any) -> dict[str, float]:  # noqa: ANN401
+def normalised_score(value: float, envs: Any) -> dict[str, float]:  # noqa: ANN401
     """Returns how far a return is from the reference's, 0, to the optimum's, 1; empty if unknown.
 
     An adaptive coefficient has no single objective, and no score; nor has a KL from another

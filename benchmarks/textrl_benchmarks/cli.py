@@ -13,6 +13,7 @@ from safetensors import SafetensorError
 
 from textrl_benchmarks.commands.envs import Envs
 from textrl_benchmarks.commands.evaluate import Evaluate
+from textrl_benchmarks.commands.leaderboard import Leaderboard
 from textrl_benchmarks.commands.optimum import Optimum
 from textrl_benchmarks.commands.sft import Sft
 from textrl_benchmarks.commands.speed import Speed
@@ -30,6 +31,7 @@ Command = (
     | Annotated[Optimum, tyro.conf.subcommand("optimum")]
     | Annotated[Sft, tyro.conf.subcommand("sft")]
     | Annotated[Speed, tyro.conf.subcommand("speed")]
+    | Annotated[Leaderboard, tyro.conf.subcommand("leaderboard")]
 )
 
 

@@ -47,6 +47,7 @@ def train(options: Train) -> bool:
         InvalidInputError: options that cannot be used, or a folder that cannot be written.
     """
     _check(options)
+    _check_agent(options.agent)
     torch.set_num_threads(options.threads)
     base = _make(options, options.environment)
     held_out = _held_out(options, base)
@@ -139,6 +140,15 @@ def _check(options: Train) -> None:
         raise InvalidInputError(
             f"--eval-episodes must be at least --num-envs, {options.num_envs}, and 2; "
             f"got {options.eval_episodes}."
+        )
+
+
+def _check_agent(name: str) -> None:
+    if not hasattr(agent_class(name), "make_config"):
+        raise InvalidInputError(
+            f"textrl train trains subclasses of textrl_agents.on_policy.OnPolicyAgent, whose runs "
+            f"it can save and resume; {name} is an agent of another kind. "
+            "Give it to textrl leaderboard, or call its learn."
         )
 
 

@@ -480,3 +480,27 @@ def test_a_policy_of_a_larger_vocabulary_writes_only_what_the_environment_knows(
     assert episodes.response_ids.max() < 4
     found = policy.evaluate(episodes).log_probs.detach().numpy()
     np.testing.assert_allclose(episodes.log_probs[episodes.response_mask], found, atol=1e-5)
+
+
+@pytest.mark.parametrize("num_envs", [1, 3, 16])
+def test_the_environment_counts_the_tokens_of_the_episodes(num_envs: int) -> None:
+    collector, policy, _ = scripted(num_envs)
+    for seed in (0, 1):
+        before = collector.envs.tokens_generated
+        episodes = collector.collect(policy, 40, seed=[seed])
+        assert collector.envs.tokens_generated - before == episodes.num_tokens
+
+
+@pytest.mark.parametrize("mode", list(AutoresetMode))
+def test_gold_is_noted_where_the_reward_reports_it(mode: AutoresetMode) -> None:
+    def reward(prompts: Any, responses: Any, *, response_ids: Any, **_: Any) -> Any:
+        return [0.0] * len(response_ids), {"gold": [float(ids[0]) for ids in response_ids]}
+
+    task = tiny_task(reward=reward)
+    envs = vector_env(task, 8, autoreset_mode=mode)
+    for stack in (envs, KLPenalty(envs, policy=residual(task))):
+        episodes = Collector(stack).collect(residual(task, away=0.5), 40, seed=[0])
+        np.testing.assert_array_equal(episodes.gold, episodes.response_ids[:, 0])
+    assert (
+        Collector(vector_env(tiny_task())).collect(residual(tiny_task()), 8, seed=[0]).gold is None
+    )

@@ -239,7 +239,9 @@ def test_joined_episodes_are_those_of_both_padded_to_the_longer() -> None:
 
 def test_the_arrays_are_all_fields_but_a_missing_reference() -> None:
     task = tiny_task()
-    episodes = episodes_of(task, residual(task), [(0, B), (1, A)])
+    played = episodes_of(task, residual(task), [(0, B), (1, A)])
+    assert "gold" not in played.arrays()
+    episodes = dataclasses.replace(played, gold=np.zeros(2))
     names = [field.name for field in dataclasses.fields(Episodes)]
     assert list(episodes.arrays()) == names
     bare = dataclasses.replace(episodes, ref_log_probs=None)

@@ -109,3 +109,92 @@ def test_a_name_that_is_no_agent_is_refused(tmp_path: Path) -> None:
     path.write_text(MY_AGENT)
     with pytest.raises(InvalidInputError, match="SETTING"):
         make(f"{path}:SETTING", vector_env(tiny_task()), device="cpu")
+
+
+# --- agents of another kind: any class with `make` ---
+
+OTHER_AGENT = """
+import numpy as np
+from textrl_agents import TrainingLog
+
+
+class Ender:
+    def __init__(self, eos, seed, device, patience):
+        self.eos, self.seed, self.device, self.patience = eos, seed, device, patience
+
+    @classmethod
+    def make(cls, envs, *, seed, device, patience=1):
+        return cls(envs.unwrapped.task.tokenizer.eos_token_id, seed, device, patience)
+
+    def act(self, obs, *, greedy=False):
+        return np.full(len(obs["input_ids"]), self.eos)
+
+    def learn(self, envs, *, total_tokens, progress=None):
+        return TrainingLog()
+
+
+class Anything(Ender):
+    @classmethod
+    def make(cls, envs, **settings):
+        agent = cls(0, 0, "cpu", 0)
+        agent.settings = settings
+        return agent
+
+
+class Mute:
+    @classmethod
+    def make(cls, envs, *, seed, device):
+        return cls()
+
+    def act(self, obs):
+        return None
+
+
+class Seedless:
+    @classmethod
+    def make(cls, envs):
+        return cls()
+
+
+class NoAgent:
+    pass
+"""
+
+
+def other_agent(tmp_path: Path, name: str) -> str:
+    path = tmp_path / "other.py"
+    path.write_text(OTHER_AGENT)
+    return f"{path}:{name}"
+
+
+def test_an_agent_of_another_kind_makes_itself(tmp_path: Path) -> None:
+    envs = vector_env(tiny_task())
+    agent = make(other_agent(tmp_path, "Ender"), envs, seed=5, device="cpu", patience=3)
+    assert (agent.seed, agent.device, agent.patience) == (5, "cpu", 3)
+    agent = make(other_agent(tmp_path, "Anything"), envs, seed=1, device="cpu", colour="red")
+    assert agent.settings == {"seed": 1, "device": "cpu", "colour": "red"}
+
+
+def test_its_unknown_setting_is_refused_with_the_nearest_name(tmp_path: Path) -> None:
+    with pytest.raises(InvalidInputError, match=r"no setting 'patienc'\. Did you mean 'patience'"):
+        make(other_agent(tmp_path, "Ender"), vector_env(tiny_task()), patienc=3)
+    with pytest.raises(InvalidInputError, match=r"null_echo has no setting 'loud'\. It has none\."):
+        make("null_echo", vector_env(tiny_task()), loud=True)
+
+
+def test_it_takes_no_policy(tmp_path: Path) -> None:
+    with pytest.raises(InvalidInputError, match=r"makes its own policy; .* Got 'table'"):
+        make(other_agent(tmp_path, "Ender"), vector_env(tiny_task()), policy="table")
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("NoAgent", "is no agent; give a subclass of .*OnPolicyAgent, or a class with a class"),
+        ("Mute", "has no learn"),
+        ("Seedless", r"Seedless\.make must take seed"),
+    ],
+)
+def test_a_class_that_is_no_agent_is_refused(tmp_path: Path, name: str, message: str) -> None:
+    with pytest.raises(InvalidInputError, match=message):
+        make(other_agent(tmp_path, name), vector_env(tiny_task()))

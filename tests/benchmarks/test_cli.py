@@ -31,6 +31,7 @@ def error_of(capsys: pytest.CaptureFixture[str], *words: str) -> str:
         (("train", "--env", "nowhere:textrl/Keyword-v0"), "nowhere"),
         (("train", "--agent", "pqo"), "Did you mean 'ppo'?"),
         (("train", "--agent", "missing.py:Agent"), "There is no file missing.py"),
+        (("train", "--agent", "null_echo"), "null_echo is an agent of another kind"),
         (("train", "--agent-args", "lerning_rate=1"), "Did you mean 'learning_rate'?"),
         (("train", "--agent-args", "clip=-1"), "clip must be positive; got -1"),
         (("train", "--agent-args", "clip"), "Expected NAME=VALUE; got 'clip'"),

@@ -559,3 +559,38 @@ def test_the_environment_carries_what_its_score_needs(make_task: MakeTask) -> No
     assert envs.reference is gym.make("textrl/Keyword-v0").unwrapped.reference  # type: ignore[attr-defined]
     assert len(envs.prompts) == 8
     assert vector_env(make_task()).reference is None
+
+
+# --- tokens_generated ---
+
+
+@every_mode
+def test_the_tokens_generated_are_the_actions_of_rows_that_played(
+    make_task: MakeTask, mode: AutoresetMode
+) -> None:
+    native = vector_env(make_task(max_new_tokens=6), num_envs=5, autoreset_mode=mode)
+    rng = np.random.default_rng(0)
+    native.reset(seed=0)
+    is_playing, count = np.ones(5, np.bool_), 0
+    waits = mode != AutoresetMode.SAME_STEP
+    for step in range(200):
+        count += int(is_playing.sum())
+        begins = ~is_playing & (mode == AutoresetMode.NEXT_STEP)
+        _, _, terminated, _, _ = native.step(actions_of(rng, 5))
+        is_playing = (is_playing | begins) & ~(terminated & waits)
+        assert native.tokens_generated == count
+        if mode == AutoresetMode.DISABLED and step % 7 == 6 and not is_playing.all():
+            native.reset(options={"reset_mask": ~is_playing})
+            is_playing[:] = True
+    assert count < 1000 or mode == AutoresetMode.SAME_STEP
+
+
+def test_the_tokens_generated_are_never_counted_anew(make_task: MakeTask) -> None:
+    native = vector_env(make_task(), num_envs=3)
+    for seed in range(4):
+        native.reset(seed=seed)
+        native.step(np.full(3, 5))
+    assert native.tokens_generated == 12
+    with pytest.raises(InvalidInputError, match="0"):
+        native.step(np.full(3, 10_000))
+    assert native.tokens_generated == 12

@@ -4,11 +4,15 @@ A result is computed from the samples as they are stored, so that anyone can com
 """
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Self
 
 import numpy as np
+from numpy.typing import NDArray
+
+from textrl_envs.errors import InvalidInputError
 
 __all__ = ["Anchors", "Result", "Sample", "summarise"]
 
@@ -18,8 +22,9 @@ class Sample:
     """One evaluation episode. Numbers per token have one entry a response token, EOS included.
 
     Log-probabilities are in nats. None stands for what is unknown: the log-probs of an agent that
-    has none, the values of one without value function, the gold score of most environments. A
-    log-probability of minus infinity is stored as None in its list.
+    has none, the values of one without value function, the advantages of a response off the
+    reference, the gold score of most environments. In `ref_log_probs` None stands for minus
+    infinity: what the reference never says. `log_probs` has none: what was sampled had a chance.
     """
 
     prompt_index: int
@@ -32,7 +37,7 @@ class Sample:
     finish_reason: str
     score: float
     gold: float | None = None
-    log_probs: tuple[float | None, ...] | None = None
+    log_probs: tuple[float, ...] | None = None
     ref_log_probs: tuple[float | None, ...] | None = None
     values: tuple[float, ...] | None = None
     advantages: tuple[float, ...] | None = None
@@ -42,10 +47,10 @@ class Sample:
         """Sum of log π − log π_ref, in nats: NaN if unknown, infinite off the reference."""
         if self.log_probs is None or self.ref_log_probs is None:
             return math.nan
-        if any(one is None for one in self.ref_log_probs):
+        known = [one for one in self.ref_log_probs if one is not None]
+        if len(known) < len(self.ref_log_probs):
             return math.inf
-        ours = sum(one for one in self.log_probs if one is not None)
-        return ours - sum(one for one in self.ref_log_probs if one is not None)
+        return math.fsum(self.log_probs) - math.fsum(known)
 
     def as_dict(self) -> dict[str, Any]:
         """Returns what `from_dict` reads."""
@@ -53,8 +58,11 @@ class Sample:
 
     @classmethod
     def from_dict(cls, record: dict[str, Any]) -> Self:
-        """Reads what `as_dict` gave, lists as tuples."""
-        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in record.items()})
+        """Reads what `as_dict` gave, lists as tuples; raises TypeError for other fields."""
+        fields: dict[str, Any] = {
+            key: tuple(value) if isinstance(value, list) else value for key, value in record.items()
+        }
+        return cls(**fields)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,15 +113,31 @@ def summarise(samples: Sequence[Sample], anchors: Anchors, *, tokens: int) -> Re
     """Returns the means of at least two samples, and where they are between the anchors.
 
     The normalised score is (J − J_ref) / (J* − J_ref) with J the mean of score − β KL.
+
+    Args:
+        samples: the evaluation episodes, as they are stored.
+        anchors: where 0 and 1 are.
+        tokens: generated in training.
+
+    Raises:
+        InvalidInputError: fewer than two samples, or an optimum that is no better than the
+            reference.
     """
+    if len(samples) < 2:
+        raise InvalidInputError(f"A standard error needs at least 2 samples; got {len(samples)}.")
+    width = anchors.optimum - anchors.reference
+    if not width > 0:
+        raise InvalidInputError(
+            f"A normalised score needs an optimum above the reference; got J* = {anchors.optimum} "
+            f"and J_ref = {anchors.reference}. There is nothing to learn here."
+        )
     scores = np.array([sample.score for sample in samples])
     kls = np.array([sample.kl for sample in samples])
     responses = [sample.response_ids for sample in samples]
-    golds = [sample.gold for sample in samples]
+    golds = [sample.gold for sample in samples if sample.gold is not None]
     is_known, is_off = not np.isnan(kls).any(), bool(np.isinf(kls).any())
     is_scored = is_known and not is_off
     returns = scores - anchors.kl_coefficient * kls if is_scored else None
-    width = anchors.optimum - anchors.reference
     return Result(
         episodes=len(samples),
         tokens=tokens,
@@ -127,13 +151,13 @@ def summarise(samples: Sequence[Sample], anchors: Anchors, *, tokens: int) -> Re
         if returns is None
         else (float(returns.mean()) - anchors.reference) / width,
         normalised_score_error=None if returns is None else _error(returns) / width,
-        gold=None if None in golds else float(np.mean(np.array(golds, np.float64))),
+        gold=float(np.mean(golds)) if len(golds) == len(samples) else None,
         length=float(np.mean([len(ids) for ids in responses])),
         distinct=len(set(responses)) / len(samples),
-        commonest=max(responses.count(ids) for ids in set(responses)) / len(samples),
+        commonest=max(Counter(responses).values()) / len(samples),
         anchors=anchors,
     )
 
 
-def _error(values: np.ndarray[Any, np.dtype[np.float64]]) -> float:
+def _error(values: NDArray[np.float64]) -> float:
     return float(np.std(values, ddof=1) / np.sqrt(len(values)))
