@@ -42,7 +42,8 @@ skipped without one.
    that is drawn from.
 5. **The update** reads whole episodes without padding, in one long row through Transformers' own
    forward; logits are made at response tokens alone, and nothing of their size is made besides:
-   probabilities and gradient take their place. GELU keeps its slope, made in the same pass, and not its argument.
+   probabilities and gradient take their place. GELU makes its slope in the same pass, and keeps
+   that instead of its argument.
 6. **Memory.** glibc hands large blocks back to the system, and every page of the next one costs
    a fault, dear in a virtual machine. `textrl_agents.memory.keep_freed_memory` stops it
    for the process; `textrl train` calls it.
