@@ -11,15 +11,22 @@ PEERS := benchmarks/textrl_benchmarks/speed/peers
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export MPLBACKEND := Agg
 
-.PHONY: install peers demo test check bench lint types contracts tests wheel
+.PHONY: install browser peers demo test check bench lint types contracts tests wheel
 
 install: .venv/installed
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --constraint constraints.txt torch==2.13.0
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[dev]"
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[dev,ray]"
 	touch $@
+
+# A Chromium for the test of the leaderboard's page, where one may be installed.
+browser:
+	@command -v chromium chromium-browser google-chrome > /dev/null || \
+	  { [ "$$(id -u)" = 0 ] && command -v apt-get > /dev/null && apt-get update -qq && \
+	    apt-get install -y -qq --no-install-recommends chromium > /dev/null; } || \
+	  echo "No Chromium: the test of the leaderboard's page in a browser will be skipped."
 
 peers: .venv-trl-ppo/installed .venv-trl/installed
 
@@ -35,7 +42,7 @@ peers: .venv-trl-ppo/installed .venv-trl/installed
 demo: install
 	$(BIN)/textrl train
 
-test: install lint types contracts tests wheel
+test: install browser lint types contracts tests wheel
 
 check: install lint types contracts
 	$(BIN)/pytest -q -n 2 -m "not slow"
