@@ -4,12 +4,15 @@ import os
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 from rich.console import Console
 from rich.table import Table
 
+from textrl_benchmarks.commands.leaderboard_place import Place
+from textrl_benchmarks.commands.leaderboard_read import Compare, Export, Report, print_board
+from textrl_benchmarks.commands.leaderboard_verify import Add, Audit, Submit, Validate, Verify
 from textrl_envs.errors import InvalidInputError
 
 # What is imported inside the functions loads torch, and `textrl --help` shall not wait for that.
@@ -24,22 +27,6 @@ __all__ = ["Leaderboard"]
 STATES: tuple["State", ...] = ("done", "failed", "running", "pending")
 SOME_FAILED = 1
 """Exit status of a run that ended with cells that failed."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Place:
-    """Which suite, and where its cells are."""
-
-    suite: str = "quick"
-    """quick, standard, full, or a TOML file."""
-    out: Path = Path("runs/leaderboard")
-    """The folder of all suites; each has one of its own in it."""
-
-    def stored(self) -> "Suite":
-        """Returns the suite of the folder, with all rivals that were run in it."""
-        from textrl_benchmarks.leaderboard.suite import read_stored_suite
-
-        return read_stored_suite(self.out, self.suite)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -216,6 +203,14 @@ Command = (
     | Annotated[Resume, tyro.conf.subcommand("resume")]
     | Annotated[Status, tyro.conf.subcommand("status")]
     | Annotated[Index, tyro.conf.subcommand("index")]
+    | Annotated[Report, tyro.conf.subcommand("report")]
+    | Annotated[Compare, tyro.conf.subcommand("compare")]
+    | Annotated[Export, tyro.conf.subcommand("export")]
+    | Annotated[Validate, tyro.conf.subcommand("validate")]
+    | Annotated[Audit, tyro.conf.subcommand("audit")]
+    | Annotated[Verify, tyro.conf.subcommand("verify")]
+    | Annotated[Submit, tyro.conf.subcommand("submit")]
+    | Annotated[Add, tyro.conf.subcommand("add")]
 )
 
 
@@ -235,28 +230,8 @@ def _report(suite: "Suite", root: Path, console: Console) -> None:
     from textrl_benchmarks.leaderboard.suite import read_stored_suite
 
     board = write_report(read_stored_suite(root, suite.name), root)
-    _print_board(console, board)
+    print_board(console, board)
     _say(console, f"\nboard in {root / suite.name / 'index.html'}")
-
-
-def _print_board(console: Console, board: dict[str, Any]) -> None:
-    table = Table(box=None, pad_edge=False)
-    for heading in ("rank", "agent", "IQM", "95 %", "done"):
-        table.add_column(heading, justify="left" if heading == "agent" else "right")
-    for row in board["rows"]:
-        iqm, low, high = row["iqm"], row["rank_low"], row["rank_high"]
-        rank = "" if low is None else f"{low}" if low == high else f"{low}-{high}"
-        value, interval = _number(iqm["value"]), f"{_number(iqm['low'])} {_number(iqm['high'])}"
-        table.add_row(
-            rank, row["agent"], value, interval, f"{row['cells_done']}/{row['cells_planned']}"
-        )
-    console.print(table)
-    for problem in board["problems"]:
-        _say(console, f"not valid: {problem}")
-
-
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3f}"
 
 
 def _print_states(console: Console, found: "RunStatus") -> None:

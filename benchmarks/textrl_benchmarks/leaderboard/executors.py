@@ -123,14 +123,14 @@ class _Worker:
     def give(self, job: Job) -> None:
         """Sends a cell."""
         self.job, self.watch = job, Stopwatch()
-        with contextlib.suppress(BrokenPipeError):  # it died: `receive` will see that
+        with contextlib.suppress(ConnectionError):  # it died: `receive` will see that
             self.pipe.send(job)
 
     def receive(self, deaths: Counter[str]) -> Outcome | None:
         """Returns how the cell ended, or None if its worker died and it is to be tried again."""
         try:
             answer = self.pipe.recv()
-        except (EOFError, ConnectionResetError):
+        except (EOFError, ConnectionError):
             return self._bury(deaths)
         if isinstance(answer, OSError):
             raise answer
@@ -192,7 +192,7 @@ def _work(pipe: "Connection[Outcome | OSError, Job]", threads: int, lock: Path) 
     """Runs the cells that come through the pipe, until it closes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all; the parent decides
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    with lock.open("a") as file, contextlib.suppress(EOFError):
+    with lock.open("a") as file, contextlib.suppress(EOFError, ConnectionError):
         fcntl.flock(file, fcntl.LOCK_SH)
         if _wait_for_end_of_parent(timeout=0):  # nobody waited for the lock: the next runner is on
             return

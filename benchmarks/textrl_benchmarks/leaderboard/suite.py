@@ -8,12 +8,13 @@ import json
 import re
 import tomllib
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Self, TypeVar, get_args, get_origin, get_type_hints
 
 import gymnasium as gym
 
+from textrl_benchmarks.leaderboard.cell import canonical_json
 from textrl_benchmarks.leaderboard.contestants import BASELINES
 from textrl_envs.errors import InvalidInputError, nearest
 from textrl_envs.files import read_json
@@ -278,23 +279,16 @@ def _read(kind: type[Kind], table: Any, place: str) -> Kind:  # noqa: ANN401
     if not isinstance(table, dict):
         raise InvalidInputError(f"{place} must be a table; got {table!r}.")
     hints = get_type_hints(kind)
-    known = [one.name for one in fields(kind)]  # type: ignore[arg-type]
+    known = {one.name: one for one in fields(kind)}  # type: ignore[arg-type]
     for name in table:
         if name not in known:
             raise InvalidInputError(
                 f"{place} has an unknown field {name!r}. {nearest(name, known)}"
             )
-    for name in known:
-        if name not in table and name in REQUIRED[kind.__name__]:
+    for name, one in known.items():
+        if name not in table and one.default is one.default_factory is MISSING:
             raise InvalidInputError(f"{place} lacks the field {name!r}.")
     return kind(**{name: _as(hints[name], value, place, name) for name, value in table.items()})
-
-
-REQUIRED = {
-    "Suite": ("name", "version", "seeds", "num_envs", "eval_episodes", "environments"),
-    "SuiteEnvironment": ("id", "budget_tokens"),
-    "SuiteAgent": ("name", "entry"),
-}
 
 
 def _as(hint: Any, value: Any, place: str, name: str) -> Any:  # noqa: ANN401
@@ -306,14 +300,23 @@ def _as(hint: Any, value: Any, place: str, name: str) -> Any:  # noqa: ANN401
         expected = f"a list of {part.__name__}"
     else:
         kind = get_origin(hint) or hint
-        if _is(value, kind):
+        if _is(value, kind) and (kind is not dict or _is_json(value)):
             return value
-        expected = "a table" if kind is dict else kind.__name__
+        expected = "a table without dates and nan" if kind is dict else kind.__name__
     raise InvalidInputError(f"{place}: {name} must be {expected}; got {value!r}.")
 
 
 def _is(value: Any, kind: type) -> bool:  # noqa: ANN401
     return isinstance(value, kind) and not isinstance(value, bool)
+
+
+def _is_json(table: Any) -> bool:  # noqa: ANN401
+    """Tells whether a cell's id can be made of it: TOML knows more than JSON."""
+    try:
+        canonical_json(table)
+    except (TypeError, ValueError):
+        return False
+    return True
 
 
 def _check(is_right: bool, name: str, expected: str, suite: Suite) -> None:

@@ -14,7 +14,7 @@ from textrl_benchmarks.leaderboard.cell import Cell
 if TYPE_CHECKING:
     from textrl_benchmarks.leaderboard.suite import Suite
 
-SETTINGS = {"episodes_per_batch": 64, "epochs": 1}
+SETTINGS = {"episodes_per_batch": 32, "epochs": 1}
 AGENTS = [
     {"name": "ppo", "entry": "ppo", "settings": SETTINGS},
     {"name": "table", "entry": "ppo", "policy": "table", "settings": SETTINGS},
@@ -71,8 +71,8 @@ def raise_for_ppo(cell: Cell, folder: Path) -> None:
 
 
 def die_once(cell: Cell, folder: Path) -> None:
-    """Is killed the first time that a cell of PPO is run."""
-    mark = folder.parent.parent / f"{cell.folder_name}.died"
+    """Is killed the first time that a cell of PPO is run, and says so where the command is."""
+    mark = Path(f"{cell.agent}.died")
     if cell.agent == "ppo" and not mark.exists():
         mark.touch()
         os.kill(os.getpid(), signal.SIGKILL)
@@ -86,13 +86,13 @@ def die_always(cell: Cell, folder: Path) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
-def raise_or_die_elsewhere(cell: Cell, folder: Path) -> None:
-    """Fails for one agent, is killed for another, and writes what follows from the others."""
-    if cell.agent == "ppo":
-        raise ValueError("ppo cannot play")
+def raise_or_die(cell: Cell, folder: Path) -> None:
+    """One agent fails, one is always killed, and PPO once."""
+    if cell.agent == "table":
+        raise ValueError("table cannot play")
     if cell.agent == "null_echo":
         os.kill(os.getpid(), signal.SIGKILL)
-    write(cell, folder)
+    die_once(cell, folder)
 
 
 def fill_the_disk(cell: Cell, folder: Path) -> None:

@@ -53,15 +53,18 @@ def test_a_cluster_of_two_workers_gives_the_bytes_of_processes(tmp_path: Path) -
 @needs_ray
 @quiet
 @pytest.mark.slow
-def test_what_raises_is_kept_and_what_dies_is_retried_and_then_kept(tmp_path: Path) -> None:
-    suite = select(suite_of(), environments=["Passcode-v0"], agents=["ppo"])
-    found = run_here(
-        tmp_path, suite, RayExecutor(workers=2), where(cheap_cells.raise_or_die_elsewhere)
-    )
+def test_what_raises_is_kept_and_what_dies_is_retried_and_then_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    suite = select(suite_of(), environments=["Passcode-v0"])
+    found = run_here(tmp_path, suite, RayExecutor(workers=2), where(cheap_cells.raise_or_die))
 
     errors = {cell.agent: CellFolder(tmp_path, cell).read("error.json") for cell in found.failed()}
-    assert set(errors) == {"ppo", "null_echo"}
-    assert errors["ppo"]["message"] == "ppo cannot play"
+    assert set(errors) == {"table", "null_echo"}
+    assert errors["table"]["message"] == "table cannot play"
     assert errors["null_echo"]["type"] == "WorkerDied"
     assert "WorkerCrashedError after 2 retries" in errors["null_echo"]["message"]
-    assert found.count("done") == 6
+    assert found.count("done") == 7
+    assert found.count("done", agent="ppo") == 1
+    assert Path("ppo.died").exists()

@@ -79,7 +79,17 @@ def test_a_file_becomes_what_it_says(tmp_path: Path) -> None:
         ("60_000", "0", "budget_tokens must be at least 1; got 0"),
         ("entry =", "entri =", "mine.toml, agents 1 has an unknown field 'entri'. Did you mean"),
         ('"fast"', '"optimum"', "'optimum' is there twice. Every board has a row of that name."),
-        ("{ learning_rate = 1e-2 }", "3", "mine.toml, agents 1: settings must be a table; got 3"),
+        (
+            "{ learning_rate = 1e-2 }",
+            "3",
+            "mine.toml, agents 1: settings must be a table without dates",
+        ),
+        (
+            "1e-2",
+            "nan",
+            "settings must be a table without dates and nan; got {'learning_rate': nan",
+        ),
+        ("1e-2", "2026-01-01", "settings must be a table without dates and nan"),
         ("[[agents]]", "[agents]", "agents must be tables, each begun by [[agents]]"),
         ("version = 2", "version = ", "is no TOML"),
     ],
