@@ -48,7 +48,14 @@ class RayExecutor:
     def run(self, jobs: Sequence[Job]) -> Generator[Outcome, None, None]:
         """Yields how each cell ended."""
         ray = _import_ray()
-        self._connect(ray)
+        try:
+            _connect(ray, self.workers * self.threads)
+        except ConnectionError as error:
+            raise InvalidInputError(
+                "The Ray cluster of RAY_ADDRESS or of `ray start` does not answer: "
+                f"{str(error).partition(chr(10))[0]}. If it asks for a token, set "
+                "RAY_AUTH_MODE=token; RAY_ADDRESS=local begins one here."
+            ) from error
         environment = {"env_vars": thread_variables(self.threads)}
         options = {"num_cpus": self.threads, "max_retries": RETRIES, "runtime_env": environment}
         remote = ray.remote(**options)(_attempt_in_temporary_folder)
@@ -61,17 +68,15 @@ class RayExecutor:
         finally:
             ray.shutdown()  # ends its tasks, and the cluster if it was begun here
 
-    def _connect(self, ray: Any) -> None:  # noqa: ANN401 - the module
-        quiet = {"log_to_driver": False, "logging_level": "ERROR"}
-        try:
-            ray.init(address="auto", **quiet)
-        except ConnectionError:
-            if "RAY_ADDRESS" in os.environ:
-                raise InvalidInputError(
-                    f"No Ray cluster answers at RAY_ADDRESS={os.environ['RAY_ADDRESS']}."
-                ) from None
-            cpus = self.workers * self.threads
-            ray.init(address="local", num_cpus=cpus, include_dashboard=False, **quiet)
+
+def _connect(ray: Any, cpus: int) -> None:  # noqa: ANN401 - the module
+    """Connects to the cluster that there is, or begins one with that many CPUs."""
+    quiet = {"log_to_driver": False, "logging_level": "ERROR"}
+    try:
+        # Not address="auto": that takes the cluster of any program that happens to have one.
+        ray.init(num_cpus=cpus, include_dashboard=False, **quiet)
+    except ValueError:  # there is one already, and it knows how many CPUs it has
+        ray.init(**quiet)
 
 
 def _import_ray() -> Any:  # noqa: ANN401 - the module

@@ -100,7 +100,7 @@ def read_records(suite: Suite, root: Path) -> Records:
     """
     paths = sorted((root / suite.name).glob("*/spec.json"))
     folders = {path.parent: _read_cell(path.parent) for path in paths if _is_ended(path.parent)}
-    kept = {folder: cell for folder, cell in folders.items() if _is_of(cell, suite)}
+    kept = {folder: cell for folder, cell in folders.items() if is_of(cell, suite)}
     if _is_mixed(kept.values()):
         today = {cell.cell_id for cell in plan(suite)}
         kept = {folder: cell for folder, cell in kept.items() if cell.cell_id in today}
@@ -132,7 +132,7 @@ def _is_mixed(cells: Iterable[Cell]) -> bool:
     return any(len(found) > 1 for found in versions.values())
 
 
-def _is_of(cell: Cell, suite: Suite) -> bool:
+def is_of(cell: Cell, suite: Suite) -> bool:
     """Tells whether the suite would run this cell, whatever versions of agent and environment."""
     environment = next((one for one in suite.environments if one.id == cell.env_id), None)
     agent = next((one for one in suite.agents if one.name == cell.agent), None)

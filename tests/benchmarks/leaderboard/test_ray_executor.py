@@ -26,6 +26,12 @@ needs_ray = pytest.mark.skipif(
 quiet = pytest.mark.filterwarnings("ignore")
 
 
+@pytest.fixture(autouse=True)
+def begin_a_cluster_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever other cluster there is on this machine."""
+    monkeypatch.setenv("RAY_ADDRESS", "local")
+
+
 def run_here(root: Path, suite: Suite, executor: Any, run_one: str) -> Status:
     return run(suite, root, executor, run_one=run_one, console=Console(file=io.StringIO()))
 

@@ -225,9 +225,11 @@ def test_ten_kills_at_random_moments_leave_the_same_bytes_and_repeat_nothing(
     finished: dict[Path, int] = {}
     for kill in range(10):
         process = start(root, suite, RUN_CELL)
-        is_early = kill % 5 < 3  # at any time since the start; else while cells are run
-        if not is_early:
+        is_early = kill % 5 < 3  # at any time since the start
+        if kill % 5 == 3:  # while the first cells are run
             wait_until_cells_run(root, process)
+        elif kill % 5 == 4:  # when one more is done, and others are on their way
+            wait_until(lambda: len(done(root)) > len(finished) or not process.is_alive())  # noqa: B023
         time.sleep(rng.uniform(0, 2 if is_early else 0.6))
         process.kill()
         process.join()
@@ -248,12 +250,13 @@ def wait_until_cells_run(root: Path, process: Any) -> None:
     wait_until(lambda: list(root.glob("*/*.partial")) or not process.is_alive())
 
 
+def done(root: Path) -> list[Path]:
+    """Returns the manifest of every cell that is done."""
+    return [path for path in root.glob("*/*/manifest.json") if not path.parent.suffix]
+
+
 def check_kept(root: Path, before: dict[Path, int]) -> dict[Path, int]:
     """Returns the manifest of every cell that is done, and checks that the earlier are the same."""
-    found = {
-        path: path.stat().st_ino
-        for path in root.glob("*/*/manifest.json")
-        if not path.parent.suffix and json.loads(path.read_text())
-    }
+    found = {path: path.stat().st_ino for path in done(root) if json.loads(path.read_text())}
     assert before.items() <= found.items()
     return found
