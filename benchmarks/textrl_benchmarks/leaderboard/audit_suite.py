@@ -11,7 +11,7 @@ from textrl_benchmarks.leaderboard.claims import claims_of
 from textrl_benchmarks.leaderboard.export import as_csv, as_json_text, as_markdown
 from textrl_benchmarks.leaderboard.findings import Findings, differences
 from textrl_benchmarks.leaderboard.page import write_page
-from textrl_benchmarks.leaderboard.records import is_of as is_of
+from textrl_benchmarks.leaderboard.records import is_of
 from textrl_benchmarks.leaderboard.suite import Suite
 from textrl_benchmarks.leaderboard.validate import StoredCell
 from textrl_envs.errors import InvalidInputError

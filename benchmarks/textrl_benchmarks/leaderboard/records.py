@@ -17,7 +17,7 @@ from textrl_benchmarks.leaderboard.suite import Suite
 from textrl_envs.errors import InvalidInputError
 from textrl_envs.files import read_json
 
-__all__ = ["Failure", "Place", "Record", "Records", "read_records"]
+__all__ = ["Failure", "Place", "Record", "Records", "is_of", "read_records"]
 
 Place = tuple[str, str, int]
 """Agent, environment and seed."""
