@@ -153,7 +153,7 @@ class Resume:
 
     def run(self) -> int:
         """Runs and prints where the results are."""
-        return self.engine.run(self.place.stored(), self.place.out)
+        return self.engine.run(self.place.to_run(), self.place.out)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -166,7 +166,7 @@ class Status:
         """Prints a table and the errors of failed cells."""
         from textrl_benchmarks.leaderboard.runner import is_at_work, status
 
-        suite, console = self.place.stored(), Console()
+        suite, console = self.place.to_run(), Console()
         found = status(suite, self.place.out)
         _print_states(console, found)
         _print_failed(console, found, self.place.out)

@@ -1,8 +1,10 @@
 """Place: which suite, and where its cells are; shared by the commands of `textrl leaderboard`."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from textrl_envs.files import read_json
 
 # What is imported inside the functions loads torch, and `textrl --help` shall not wait for that.
 if TYPE_CHECKING:
@@ -25,3 +27,11 @@ class Place:
         from textrl_benchmarks.leaderboard.suite import read_stored_suite
 
         return read_stored_suite(self.out, self.suite)
+
+    def to_run(self) -> "Suite":
+        """Returns the same without the rows that were sent in: their agents need not be here."""
+        suite = self.stored()
+        kept = (self.out / suite.name / "submissions").glob("*.json")
+        sent_in = {read_json(path)["agent"] for path in kept}
+        ours = tuple(agent for agent in suite.agents if agent.name not in sent_in)
+        return replace(suite, agents=ours)

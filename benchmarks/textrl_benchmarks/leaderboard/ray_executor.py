@@ -6,6 +6,7 @@ no file system, but each needs this package and whatever agents and weights the 
 
 import contextlib
 import os
+import socket
 import tempfile
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, replace
@@ -48,6 +49,7 @@ class RayExecutor:
     def run(self, jobs: Sequence[Job]) -> Generator[Outcome, None, None]:
         """Yields how each cell ended."""
         ray = _import_ray()
+        _check_address(os.environ.get("RAY_ADDRESS", ""))
         try:
             _connect(ray, self.workers * self.threads)
         except ConnectionError as error:
@@ -67,6 +69,20 @@ class RayExecutor:
                 yield _collect(ray, task, tasks.pop(task), watch)
         finally:
             ray.shutdown()  # ends its tasks, and the cluster if it was begun here
+
+
+def _check_address(address: str) -> None:
+    """Refuses an address where nobody answers at once: Ray itself would try for many minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not port.isdigit():  # "local", or none at all
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=5).close()
+    except OSError as error:
+        raise InvalidInputError(
+            f"No Ray cluster answers at RAY_ADDRESS={address}: {error}. Correct it, or unset it to "
+            "begin a cluster here."
+        ) from error
 
 
 def _connect(ray: Any, cpus: int) -> None:  # noqa: ANN401 - the module

@@ -2,6 +2,7 @@
 
 import importlib.util
 import io
+import socket
 import sys
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,18 @@ def test_a_missing_ray_is_one_line_that_names_the_extra(monkeypatch: pytest.Monk
     with pytest.raises(InvalidInputError, match=r"pip install 'textrl-envs\[ray\]'") as caught:
         RayExecutor(workers=2)
     assert "\n" not in str(caught.value)
+
+
+@needs_ray
+def test_an_address_where_nobody_answers_is_refused_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # and does not listen
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        monkeypatch.setenv("RAY_ADDRESS", address)
+        with pytest.raises(InvalidInputError, match=f"No Ray cluster answers at .*{address}"):
+            next(RayExecutor(workers=2).run([]))
 
 
 @needs_ray

@@ -47,7 +47,7 @@ def ours(public: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def packed(theirs: Path, tmp_path: Path) -> Path:
-    words = {"who": "Ada", "link": "https://example.org/mine", "note": "the first"}
+    words = {"who": "a reader", "link": "https://example.org/mine", "note": "the first"}
     return submit(theirs, "mine", tmp_path / "out" / "mine.tar.gz", **words)
 
 
@@ -59,7 +59,7 @@ def test_what_is_packed_is_whole_and_says_what_it_claims(packed: Path, tmp_path:
     with tarfile.open(packed) as archive:
         archive.extractall(tmp_path, filter="data")
     claim = read_json(tmp_path / "small" / "submission.json")
-    assert (claim["agent"], claim["entry"], claim["who"]) == ("mine", "ppo", "Ada")
+    assert (claim["agent"], claim["entry"], claim["who"]) == ("mine", "ppo", "a reader")
     assert claim["link"] == "https://example.org/mine"
     (cell,) = claim["cells"]
     result = read_json(tmp_path / "small" / cell / "result.json")
@@ -71,7 +71,7 @@ def test_what_is_packed_is_whole_and_says_what_it_claims(packed: Path, tmp_path:
 
 
 def test_the_bytes_are_of_the_cells_alone(theirs: Path, packed: Path, tmp_path: Path) -> None:
-    words = {"who": "Ada", "link": "https://example.org/mine", "note": "the first"}
+    words = {"who": "a reader", "link": "https://example.org/mine", "note": "the first"}
     again = submit(theirs, "mine", tmp_path / "another.tar.gz", **words)
     assert again.read_bytes() == packed.read_bytes()
     folder = submit(theirs, "mine", tmp_path / "folder", **words)
@@ -99,7 +99,23 @@ def test_a_rival_changes_no_old_score(
     rows = {row["agent"]: row for row in after["rows"]}
     assert all(rows[row["agent"]][name] == row[name] for row in before["rows"] for name in names)
     assert audit(ours).wrong == []
-    assert read_json(ours / "submissions" / "mine.json")["who"] == "Ada"
+    assert read_json(ours / "submissions" / "mine.json")["who"] == "a reader"
+
+
+def test_a_board_lives_on_without_the_code_of_what_was_sent_in(
+    ours: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code = tmp_path / "mine.py"
+    code.write_text("from textrl_agents.ppo import PPO\n\n\nclass Mine(PPO):\n    name = 'mine'\n")
+    mine = {**PPO, "name": "my agent, tuned", "entry": f"{code}:Mine"}
+    theirs = make(suite_of(PASSCODE, agents=[mine]), tmp_path / "theirs")
+    add(submit(theirs, "my agent, tuned", tmp_path / "mine.tar.gz"), ours.parent)
+    code.unlink()
+    place = ("--suite", ours.name, "--out", str(ours.parent))
+    for command in ("status", "resume", "report"):
+        assert main(("leaderboard", command, *place)) == 0
+    rows = {row["agent"] for row in read_json(ours / "board.json")["rows"]}
+    assert "my agent, tuned" in rows
 
 
 # --- what is refused ---
