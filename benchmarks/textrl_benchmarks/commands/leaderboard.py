@@ -17,9 +17,9 @@ from textrl_envs.errors import InvalidInputError
 
 # What is imported inside the functions loads torch, and `textrl --help` shall not wait for that.
 if TYPE_CHECKING:
-    from textrl_benchmarks.leaderboard.cell_folder import State
-    from textrl_benchmarks.leaderboard.executors import Executor
-    from textrl_benchmarks.leaderboard.runner import Status as RunStatus
+    from textrl_benchmarks.leaderboard.running.cell_folder import State
+    from textrl_benchmarks.leaderboard.running.executors import Executor
+    from textrl_benchmarks.leaderboard.running.runner import Status as RunStatus
     from textrl_benchmarks.leaderboard.suite import Suite
 
 __all__ = ["Leaderboard"]
@@ -72,7 +72,7 @@ class Engine:
 
     def run(self, suite: "Suite", root: Path) -> int:
         """Runs what is to be done, writes the board, and says where it is."""
-        from textrl_benchmarks.leaderboard.runner import run
+        from textrl_benchmarks.leaderboard.running.runner import run
 
         console = Console()
         try:
@@ -98,10 +98,10 @@ class Engine:
                 raise InvalidInputError(f"--{name} must be at least 1; got {value}.")
         workers = self.workers or max(1, _cores() // self.threads)
         if self.executor == "ray":
-            from textrl_benchmarks.leaderboard.ray_executor import RayExecutor
+            from textrl_benchmarks.leaderboard.running.ray_executor import RayExecutor
 
             return RayExecutor(workers=workers, threads=self.threads)
-        from textrl_benchmarks.leaderboard.executors import ProcessExecutor
+        from textrl_benchmarks.leaderboard.running.executors import ProcessExecutor
 
         return ProcessExecutor(workers=workers, threads=self.threads)
 
@@ -164,7 +164,7 @@ class Status:
 
     def run(self) -> int:
         """Prints a table and the errors of failed cells."""
-        from textrl_benchmarks.leaderboard.runner import is_at_work, status
+        from textrl_benchmarks.leaderboard.running.runner import is_at_work, status
 
         suite, console = self.place.to_run(), Console()
         found = status(suite, self.place.out)
@@ -187,7 +187,7 @@ class Index:
 
     def run(self) -> int:
         """Writes and says what may be asked."""
-        from textrl_benchmarks.leaderboard.index import write_index
+        from textrl_benchmarks.leaderboard.running.index import write_index
 
         if not self.out.is_dir():
             raise InvalidInputError(f"There is no folder {self.out}. Give --out.")
@@ -226,7 +226,7 @@ class Leaderboard:
 
 
 def _report(suite: "Suite", root: Path, console: Console) -> None:
-    from textrl_benchmarks.leaderboard.report import write_report
+    from textrl_benchmarks.leaderboard.board.report import write_report
     from textrl_benchmarks.leaderboard.suite import read_stored_suite
 
     board = write_report(read_stored_suite(root, suite.name), root)
@@ -245,7 +245,7 @@ def _print_states(console: Console, found: "RunStatus") -> None:
 
 
 def _print_failed(console: Console, found: "RunStatus", root: Path) -> None:
-    from textrl_benchmarks.leaderboard.cell_folder import CellFolder
+    from textrl_benchmarks.leaderboard.running.cell_folder import CellFolder
 
     for cell in found.failed():
         folder = CellFolder(root, cell)

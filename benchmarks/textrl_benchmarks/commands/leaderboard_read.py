@@ -24,7 +24,7 @@ class Report:
 
     def run(self) -> int:
         """Writes and prints the table."""
-        from textrl_benchmarks.leaderboard.report import write_report
+        from textrl_benchmarks.leaderboard.board.report import write_report
 
         suite, console = self.place.stored(), Console()
         folder = self.to or self.place.out / suite.name
@@ -43,8 +43,8 @@ class Compare:
 
     def run(self) -> int:
         """Prints a line an environment."""
-        from textrl_benchmarks.leaderboard.board import make_board
-        from textrl_benchmarks.leaderboard.comparison import compare
+        from textrl_benchmarks.leaderboard.board.board import make_board
+        from textrl_benchmarks.leaderboard.board.comparison import compare
 
         found = compare(make_board(self.place.stored(), self.place.out), *self.agents)
         console, (a, b) = Console(), self.agents
@@ -78,8 +78,8 @@ class Export:
 
     def run(self) -> int:
         """Writes or prints."""
-        from textrl_benchmarks.leaderboard.board import make_board
-        from textrl_benchmarks.leaderboard.export import as_csv, as_json_text, as_markdown
+        from textrl_benchmarks.leaderboard.board.board import make_board
+        from textrl_benchmarks.leaderboard.board.export import as_csv, as_json_text, as_markdown
 
         if self.to is not None and not self.to.absolute().parent.is_dir():
             raise InvalidInputError(f"There is no folder {self.to.parent}. Give another --to.")

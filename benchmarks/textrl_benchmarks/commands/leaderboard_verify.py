@@ -12,9 +12,9 @@ from textrl_envs.errors import InvalidInputError
 
 # What is imported inside the functions loads torch, and `textrl --help` shall not wait for that.
 if TYPE_CHECKING:
-    from textrl_benchmarks.leaderboard.attempt import Outcome
-    from textrl_benchmarks.leaderboard.findings import Findings
-    from textrl_benchmarks.leaderboard.verify import FreshTest
+    from textrl_benchmarks.leaderboard.running.attempt import Outcome
+    from textrl_benchmarks.leaderboard.verification.findings import Findings
+    from textrl_benchmarks.leaderboard.verification.verify import FreshTest
 
 __all__ = ["Add", "Audit", "Submit", "Validate", "Verify"]
 
@@ -35,7 +35,7 @@ class Validate:
 
     def run(self) -> int:
         """Prints what was checked and what is wrong."""
-        from textrl_benchmarks.leaderboard.validate import validate
+        from textrl_benchmarks.leaderboard.verification.validate import validate
 
         return _print_findings(validate(self.folder))
 
@@ -49,7 +49,7 @@ class Audit:
 
     def run(self) -> int:
         """Prints what was checked and what is wrong."""
-        from textrl_benchmarks.leaderboard.audit import audit
+        from textrl_benchmarks.leaderboard.verification.audit import audit
 
         return _print_findings(audit(self.folder))
 
@@ -90,14 +90,14 @@ class Verify:
         return self._exact() if self.exact else self._fresh()
 
     def _exact(self) -> int:
-        from textrl_benchmarks.leaderboard.verify import verify_exact
+        from textrl_benchmarks.leaderboard.verification.verify import verify_exact
 
         found = verify_exact(self.folder, agent=self.agent, workers=self.workers, tell=_tell)
         return _print_findings(found)
 
     def _fresh(self) -> int:
-        from textrl_benchmarks.leaderboard.executors import ProcessExecutor
-        from textrl_benchmarks.leaderboard.verify import verify_fresh
+        from textrl_benchmarks.leaderboard.running.executors import ProcessExecutor
+        from textrl_benchmarks.leaderboard.verification.verify import verify_fresh
 
         found = verify_fresh(
             self.folder,
@@ -133,7 +133,7 @@ class Submit:
 
     def run(self) -> int:
         """Packs, and says where."""
-        from textrl_benchmarks.leaderboard.submit import submit
+        from textrl_benchmarks.leaderboard.verification.submit import submit
 
         words = {"who": self.who, "link": self.link, "note": self.note}
         path = submit(self.folder, self.agent, self.out, **words)
@@ -152,8 +152,8 @@ class Add:
 
     def run(self) -> int:
         """Adds, and makes the board anew."""
-        from textrl_benchmarks.leaderboard.report import write_report
-        from textrl_benchmarks.leaderboard.submit import add
+        from textrl_benchmarks.leaderboard.board.report import write_report
+        from textrl_benchmarks.leaderboard.verification.submit import add
 
         suite = add(self.submission, self.out)
         write_report(suite, self.out)

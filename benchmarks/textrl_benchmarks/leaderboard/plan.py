@@ -4,9 +4,9 @@ from typing import Any
 
 from textrl_benchmarks.commands.environment_options import make_environment
 from textrl_benchmarks.leaderboard.cell import Cell
-from textrl_benchmarks.leaderboard.contestants import BASELINES, make_contestant
 from textrl_benchmarks.leaderboard.fingerprint import fingerprint
-from textrl_benchmarks.leaderboard.run_cell import anchors_of
+from textrl_benchmarks.leaderboard.running.contestants import BASELINES, make_contestant
+from textrl_benchmarks.leaderboard.running.run_cell import anchors_of
 from textrl_benchmarks.leaderboard.suite import Suite, SuiteAgent, SuiteEnvironment
 from textrl_benchmarks.leaderboard.versions import entry_version
 from textrl_envs.errors import InvalidInputError

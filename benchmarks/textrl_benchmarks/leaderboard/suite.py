@@ -15,7 +15,7 @@ from typing import Any, Self, TypeVar, get_args, get_origin, get_type_hints
 import gymnasium as gym
 
 from textrl_benchmarks.leaderboard.cell import canonical_json
-from textrl_benchmarks.leaderboard.contestants import BASELINES
+from textrl_benchmarks.leaderboard.running.contestants import BASELINES
 from textrl_envs.errors import InvalidInputError, nearest
 from textrl_envs.files import read_json
 from textrl_envs.registration import IDS, register_all

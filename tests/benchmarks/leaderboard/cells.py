@@ -10,9 +10,9 @@ import numpy as np
 from textrl_agents.agent import TrainingLog
 from textrl_benchmarks.commands.environment_options import make_environment
 from textrl_benchmarks.leaderboard.cell import Cell
-from textrl_benchmarks.leaderboard.cell_folder import CellFolder
-from textrl_benchmarks.leaderboard.contestants import BASELINES
 from textrl_benchmarks.leaderboard.result import Anchors, Sample, summarise
+from textrl_benchmarks.leaderboard.running.cell_folder import CellFolder
+from textrl_benchmarks.leaderboard.running.contestants import BASELINES
 from textrl_benchmarks.leaderboard.samples import rounded, write_samples
 from textrl_benchmarks.leaderboard.suite import Suite, SuiteAgent, SuiteEnvironment
 from textrl_envs.optimum import optimum

@@ -29,8 +29,8 @@ from tests.benchmarks.leaderboard.example_parts import (
     digits,
     failure,
 )
+from textrl_benchmarks.leaderboard.board.page import write_page
 from textrl_benchmarks.leaderboard.cell import Cell, sha256
-from textrl_benchmarks.leaderboard.page import write_page
 
 __all__ = ["HOSTILE", "example_board"]
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from textrl_benchmarks.leaderboard.cell import Cell
 from textrl_benchmarks.leaderboard.result import Result, Sample
-from textrl_benchmarks.leaderboard.run_cell import run_cell
+from textrl_benchmarks.leaderboard.running.run_cell import run_cell
 from textrl_benchmarks.leaderboard.samples import read_samples
 from textrl_envs.files import read_json
 

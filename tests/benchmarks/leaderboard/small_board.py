@@ -9,11 +9,11 @@ from typing import Any
 
 from rich.console import Console
 
-from textrl_benchmarks.leaderboard.attempt import Job, Outcome, attempt
-from textrl_benchmarks.leaderboard.cell_folder import write_sums
-from textrl_benchmarks.leaderboard.report import write_report
+from textrl_benchmarks.leaderboard.board.report import write_report
 from textrl_benchmarks.leaderboard.result import Result, Sample, summarise
-from textrl_benchmarks.leaderboard.runner import run
+from textrl_benchmarks.leaderboard.running.attempt import Job, Outcome, attempt
+from textrl_benchmarks.leaderboard.running.cell_folder import write_sums
+from textrl_benchmarks.leaderboard.running.runner import run
 from textrl_benchmarks.leaderboard.samples import read_samples, write_samples
 from textrl_benchmarks.leaderboard.suite import Suite
 from textrl_envs.files import read_json

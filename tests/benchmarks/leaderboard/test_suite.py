@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from tests.benchmarks.leaderboard.cheap_cells import suite_of
-from textrl_benchmarks.leaderboard.contestants import BASELINES
 from textrl_benchmarks.leaderboard.plan import plan
+from textrl_benchmarks.leaderboard.running.contestants import BASELINES
 from textrl_benchmarks.leaderboard.suite import (
     Suite,
     merge,

@@ -1,0 +1,1 @@
+"""From folders to a board: aggregates, intervals, ranks, validity, exports and the page."""

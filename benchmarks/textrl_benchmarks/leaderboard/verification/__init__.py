@@ -1,0 +1,1 @@
+"""Whether a folder is what it says: formats and hashes, audit, runs again, submissions."""
