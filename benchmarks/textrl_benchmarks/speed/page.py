@@ -48,9 +48,11 @@ skipped without one.
    a fault, dear in a virtual machine. `textrl_agents.memory.keep_freed_memory` stops it
    for the process; `textrl train` calls it.
 
-All of it is in `textrl_envs/language_models/fast`, which a reader may skip. The tables were measured
-before the loops of C for sampling, the update's probabilities and GELU, and on a processor with
-AVX-512; without it oneDNN has no such lead over MKL, and the ratios are lower.
+All of it is in `textrl_envs/language_models/fast`, which a reader may skip.
+
+The tables were measured before the loops of C for sampling, the update's probabilities and GELU,
+and on a processor with AVX-512; without it oneDNN has no such lead over MKL, and the ratios are
+lower.
 """
 
 SECTIONS = {
