@@ -10,7 +10,6 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 BLOCKS = re.findall(r"```(\w+)\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
 PYTHON = [code for language, code in BLOCKS if language == "python"]
-SHELL = [code for language, code in BLOCKS if language == "bash"]
 
 
 def run_python(code: str, folder: Path) -> str:
@@ -73,11 +72,21 @@ def test_the_agent_trains_from_its_file(tmp_path: Path) -> None:
     assert "loss" in (tmp_path / "run" / "curves.csv").read_text().splitlines()[0]
 
 
+def textrl_lines(page: Path) -> list[list[str]]:
+    """Returns the words of every command line of `textrl` on a page."""
+    blocks = re.findall(r"```bash\n(.*?)```", page.read_text(), re.DOTALL)
+    lines = "\n".join(blocks).replace("\\\n", " ").splitlines()
+    commands = [line.partition("#")[0].rpartition("&& ")[2].split() for line in lines]
+    return [words[1:] for words in commands if words[:1] == ["textrl"]]
+
+
 def test_every_option_of_the_shell_lines_exists() -> None:
     from textrl_benchmarks.cli import parse
 
-    lines = "\n".join(SHELL).replace("\\\n", " ").splitlines()
-    commands = [line.partition("#")[0].split() for line in lines if line.startswith("textrl ")]
-    assert [words[1] for words in commands] == ["sft", "train", "evaluate"]
-    for words in commands:
-        parse(words[1:])
+    readme, boards = (textrl_lines(ROOT / name) for name in ("README.md", "docs/leaderboard.md"))
+    assert {words[0] for words in readme} == {"leaderboard", "sft", "train", "evaluate"}
+    assert {words[1] for words in boards} == {
+        "run", "status", "resume", "validate", "audit", "verify", "submit", "add",
+    }  # fmt: skip
+    for words in readme + boards:
+        parse(words)
