@@ -45,7 +45,9 @@ def manifest(watch: Stopwatch, *, threads: int, argv: Sequence[str]) -> dict[str
         threads: of torch.
         argv: the words of the command that asked for it.
     """
-    return {**_place(), "threads": threads, "argv": list(argv), **watch.read()}
+    # Of the program its name alone: boards are published, and where it lies is nobody's business.
+    words = [Path(word).name for word in argv[:1]] + list(argv[1:])
+    return {**_place(), "threads": threads, "argv": words, **watch.read()}
 
 
 @functools.cache

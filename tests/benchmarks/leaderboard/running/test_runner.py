@@ -78,7 +78,7 @@ def test_every_cell_is_run_once_and_never_again(tmp_path: Path) -> None:
 
 
 def test_a_manifest_says_where_when_and_how(tmp_path: Path) -> None:
-    run_here(tmp_path, threads=2, argv=["textrl", "leaderboard"])
+    run_here(tmp_path, threads=2, argv=["/some/where/textrl", "leaderboard"])
 
     folder = CellFolder(tmp_path, plan(SMALL)[0])
     manifest = folder.read("manifest.json")
