@@ -21,7 +21,7 @@ from textrl_envs.vector_env import TextVectorEnv
 from textrl_envs.wrappers.kl_charge import KLCharge
 from textrl_envs.wrappers.vector import KLPenalty
 
-__all__ = ["ActingPolicy", "Collector"]
+__all__ = ["ActingPolicy", "Collector", "native_envs"]
 
 
 class ActingPolicy(Protocol):
@@ -35,6 +35,21 @@ class ActingPolicy(Protocol):
 
     def next_values(self, obs: Any) -> NDArray[np.float64]:  # noqa: ANN401
         """Returns the value of each observation, (B,)."""
+
+
+def native_envs(envs: Any) -> TextVectorEnv:  # noqa: ANN401 - any stack of vector wrappers
+    """Returns the native text vector environment within.
+
+    Raises:
+        InvalidInputError: another kind of vector environment.
+    """
+    base = getattr(envs, "unwrapped", envs)
+    if not isinstance(base, TextVectorEnv):
+        raise InvalidInputError(
+            f"Agents collect from native text vector environments; got {type(base).__name__}. "
+            "Make it by gym.make_vec(id, num_envs=...)."
+        )
+    return base
 
 
 class Collector:
@@ -51,14 +66,8 @@ class Collector:
     """
 
     def __init__(self, envs: Any) -> None:  # noqa: ANN401 - any stack of vector wrappers
-        base = getattr(envs, "unwrapped", envs)
-        if not isinstance(base, TextVectorEnv):
-            raise InvalidInputError(
-                f"Agents collect from native text vector environments; got {type(base).__name__}. "
-                "Make it by gym.make_vec(id, num_envs=...)."
-            )
         self.envs = envs
-        self._base = base
+        self._base = native_envs(envs)
 
     def collect(
         self,

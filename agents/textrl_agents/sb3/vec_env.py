@@ -11,8 +11,8 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import VecEnv
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices
 
+from textrl_agents.collector import native_envs
 from textrl_envs.errors import InvalidInputError
-from textrl_envs.vector_env import TextVectorEnv
 
 __all__ = ["SB3VecEnv"]
 
@@ -37,12 +37,7 @@ class SB3VecEnv(VecEnv):
     """
 
     def __init__(self, envs: Any) -> None:  # noqa: ANN401 - any stack of vector wrappers
-        base = getattr(envs, "unwrapped", envs)
-        if not isinstance(base, TextVectorEnv):
-            raise InvalidInputError(
-                f"SB3VecEnv adapts native text vector environments; got {type(base).__name__}. "
-                "Make one by gym.make_vec(id, num_envs=...)."
-            )
+        base = native_envs(envs)
         self.envs = envs
         self._base = base
         # Of its own, since SB3 seeds and draws from it.
