@@ -52,7 +52,7 @@ def audit(path: Path) -> Findings:
     """Checks a cell's folder, a suite's folder, or a submission.
 
     Raises:
-        InvalidInputError: it is none of them.
+        InvalidInputError: it is none of them, or has no cells.
     """
     findings, judges = Findings(), _Judges()
     with opened(path) as folder:
@@ -64,6 +64,11 @@ def audit(path: Path) -> Findings:
                 _audit_cell(stored, stored.cell, judges, findings)
             stored.samples = None  # of all cells they would fill the memory
             cells.append(stored)
+        if not cells:
+            raise InvalidInputError(
+                f"{path} holds no cells, so there is nothing to compute again. Give the folder of "
+                "the run that a board was made of."
+            )
         if suite is not None:
             audit_suite(suite, folder, cells, findings)
     return findings

@@ -27,6 +27,7 @@ from textrl_benchmarks.leaderboard.verification.honesty import (
     log_wealth,
 )
 from textrl_benchmarks.leaderboard.verification.validate import validate
+from textrl_envs.errors import InvalidInputError
 from textrl_envs.files import read_json
 
 PROXY, NOISY = "textrl/ProxyReward-v0", "textrl/Noisy-v0"
@@ -328,3 +329,9 @@ def test_frequencies_refute_a_liar_alone(is_honest: bool) -> None:
     ]
     refuted = np.mean(np.array(found) > LIMIT)
     assert refuted == 0.0 if is_honest else refuted > 0.95
+
+
+def test_a_board_without_its_cells_cannot_be_audited() -> None:
+    folder = Path(__file__).parents[4] / "benchmarks" / "results" / "quick"
+    with pytest.raises(InvalidInputError, match="holds no cells"):
+        audit(folder)
