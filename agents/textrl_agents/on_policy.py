@@ -1,14 +1,12 @@
 """What REINFORCE and PPO share: collect, update, log, save. The algorithm is in its own file."""
 
 import json
-import math
 import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, fields
 from pathlib import Path
-from types import NoneType, UnionType
-from typing import Any, ClassVar, Literal, Self, get_args, get_origin, get_type_hints
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
@@ -16,61 +14,23 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 
 from textrl_agents.agent import Progress, StopTraining, TrainingLog
-from textrl_agents.collector import Collector
+from textrl_agents.averaging import WeightAverage
+from textrl_agents.collector import Collector, native_envs
+from textrl_agents.config import OnPolicyConfig
 from textrl_agents.episodes import Episodes
+from textrl_agents.objective import (
+    keep_coefficient,
+    kl_coefficient,
+    normalised_score,
+    restore_coefficient,
+)
 from textrl_agents.policies.base import Policy
 from textrl_agents.policies.loading import load_policy
+from textrl_agents.schedules import learning_rate_factor
 from textrl_envs.errors import InvalidInputError
 from textrl_envs.files import read_json
-from textrl_envs.optimum import has_exact_optimum, optimum
-from textrl_envs.wrappers.kl_charge import AdaptiveCoefficient, KLCharge
-from textrl_envs.wrappers.vector import KLPenalty
 
-__all__ = [
-    "OnPolicyAgent",
-    "OnPolicyConfig",
-    "check_types",
-    "kl_coefficient",
-    "normalised_score",
-]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class OnPolicyConfig:
-    """What every on-policy agent is told.
-
-    Raises:
-        InvalidInputError: a number outside its range.
-    """
-
-    episodes_per_batch: int = 256
-    """Episodes collected before each update."""
-    learning_rate: float | None = None
-    """Adam's, at the start; None takes the policy's own (`Policy.default_learning_rate`)."""
-    anneal_learning_rate: bool = True
-    """Lower the learning rate linearly to 0 over the budget."""
-    max_gradient_norm: float = 1.0
-    """Gradients are scaled down to this norm."""
-    entropy_coefficient: float = 0.0
-    """Weight of the entropy bonus."""
-    micro_batch_size: int = 128
-    """Episodes in one forward; the gradient is that of all that belong to a step."""
-    gradient_checkpointing: bool = False
-    """Keep the inputs of the layers alone, and compute the rest again: less memory, but slower."""
-
-    def __post_init__(self) -> None:
-        check_types(self)
-        self.check("episodes_per_batch", self.episodes_per_batch >= 1, "at least 1")
-        rate = self.learning_rate
-        self.check("learning_rate", rate is None or rate > 0, "positive or None")
-        self.check("max_gradient_norm", self.max_gradient_norm > 0, "positive")
-        self.check("entropy_coefficient", self.entropy_coefficient >= 0, "0 or more")
-        self.check("micro_batch_size", self.micro_batch_size >= 1, "at least 1")
-
-    def check(self, name: str, is_right: bool, expected: str) -> None:
-        """Raises InvalidInputError unless the field is right."""
-        if not is_right:
-            raise InvalidInputError(f"{name} must be {expected}; got {getattr(self, name)!r}.")
+__all__ = ["OnPolicyAgent", "OnPolicyConfig"]
 
 
 class OnPolicyAgent(ABC):
@@ -100,14 +60,17 @@ class OnPolicyAgent(ABC):
         self.log = TrainingLog()
         self.memory: dict[str, float] = {}
         """Numbers that an algorithm carries from batch to batch, saved with it."""
-        self.optimizer = torch.optim.Adam(
-            [p for p in policy.parameters() if p.requires_grad],
-            lr=self.learning_rate,
-            eps=1e-5,
-            fused=True,  # one pass over the weights instead of ten
-        )
+        trained = [p for p in policy.parameters() if p.requires_grad]
+        self.optimizer = self.make_optimizer(trained)
+        decay = self.config.average_decay
+        self.average = None if decay is None else WeightAverage(trained, decay=decay)
         policy.is_checkpointed = self.config.gradient_checkpointing
         self._act_rng = np.random.default_rng([seed, 1])
+
+    def make_optimizer(self, parameters: list[torch.nn.Parameter]) -> torch.optim.Optimizer:
+        """Returns what takes the steps: Adam, unless an algorithm needs another."""
+        # fused: one pass over the weights instead of ten
+        return torch.optim.Adam(parameters, lr=self.learning_rate, eps=1e-5, fused=True)
 
     @abstractmethod
     def update(self, episodes: Episodes, rng: np.random.Generator) -> dict[str, float]:
@@ -137,12 +100,10 @@ class OnPolicyAgent(ABC):
             The log of all iterations, those before loading included.
         """
         collector = Collector(envs)
-        _restore_coefficient(envs, self.memory)
+        restore_coefficient(envs, self.memory)
+        self._exchange_weights(are_averaged=False)
         while self.tokens < total_tokens:
-            if self.config.anneal_learning_rate:
-                rate = self.learning_rate * (1 - self.tokens / total_tokens)
-                for group in self.optimizer.param_groups:
-                    group["lr"] = rate
+            self._set_learning_rate(self.tokens / total_tokens)
             row = self._iterate(collector)
             self.log.rows.append(row)
             try:
@@ -150,21 +111,43 @@ class OnPolicyAgent(ABC):
                     progress(row)
             except StopTraining:
                 break
+        self._exchange_weights(are_averaged=True)
         return self.log
 
-    def _iterate(self, collector: Collector) -> dict[str, float]:
-        coefficient = kl_coefficient(collector.envs)
-        episodes = collector.collect(
+    def _set_learning_rate(self, spent: float) -> None:
+        factor = learning_rate_factor(
+            self.config.learning_rate_schedule, spent, warmup_fraction=self.config.warmup_fraction
+        )
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.learning_rate * factor
+
+    def _exchange_weights(self, *, are_averaged: bool) -> None:
+        """Sees to it that the policy has the averaged weights, or those that are trained."""
+        if self.average is not None and self.average.is_exchanged != are_averaged:
+            self.average.exchange()
+            torch.autograd.graph.increment_version(self.average.parameters)
+
+    def collect(self, collector: Collector) -> Episodes:
+        """Plays the episodes of an iteration; all that the environment generates is paid for."""
+        return collector.collect(
             self.policy,
             self.config.episodes_per_batch,
             seed=[self.seed, 2, self.iteration],
             group_size=self.group_size,
         )
+
+    def _iterate(self, collector: Collector) -> dict[str, float]:
+        coefficient = kl_coefficient(collector.envs)
+        base = native_envs(collector.envs)
+        before = base.tokens_generated
+        episodes = self.collect(collector)
         rng = np.random.default_rng([self.seed, 3, self.iteration])
         stats = self.update(episodes, rng)
+        if self.average is not None:
+            self.average.update()
         self.iteration += 1
-        self.tokens += episodes.num_tokens
-        _keep_coefficient(collector.envs, self.memory)
+        self.tokens += base.tokens_generated - before
+        keep_coefficient(collector.envs, self.memory)
         value = float(episodes.returns.mean())
         return {
             "iteration": self.iteration,
@@ -233,6 +216,8 @@ class OnPolicyAgent(ABC):
             "log": self.log.rows,
         }
         (partial / "agent.json").write_text(json.dumps(about, indent=1) + "\n")
+        if self.average is not None:
+            save_file(self.average.state(), partial / "average.safetensors")
         self.save_memory(partial)
         # At no moment is there neither the old nor the new folder.
         old = _old(folder)
@@ -269,6 +254,8 @@ class OnPolicyAgent(ABC):
         state = _unflatten(load_file(folder / "optimizer.safetensors"))
         groups = agent.optimizer.state_dict()["param_groups"]
         agent.optimizer.load_state_dict({"state": state, "param_groups": groups})
+        if agent.average is not None:
+            agent.average.set_state(load_file(folder / "average.safetensors"))
         agent.load_memory(folder)
         return agent
 
@@ -294,75 +281,8 @@ class OnPolicyAgent(ABC):
         return cls.config_class(**settings)
 
 
-def check_types(config: Any) -> None:  # noqa: ANN401 - a dataclass with `check`
-    """Raises InvalidInputError for a field that is not of its type, or no finite number."""
-    hints = get_type_hints(type(config))
-    for field in fields(config):
-        value, hint = getattr(config, field.name), hints[field.name]
-        kinds = get_args(hint) if isinstance(hint, UnionType) else (hint,)
-        if get_origin(hint) is Literal or (value is None and NoneType in kinds):
-            continue
-        is_number = isinstance(value, int | float) and not isinstance(value, bool)
-        is_right = (
-            (bool in kinds and isinstance(value, bool))
-            or (int in kinds and is_number and isinstance(value, int))
-            or (float in kinds and is_number and math.isfinite(value))
-        )
-        names = " or ".join("None" if kind is NoneType else kind.__name__ for kind in kinds)
-        config.check(field.name, is_right, f"a finite {names}" if float in kinds else f"{names}")
-
-
 def _old(folder: Path) -> Path:
     return folder.with_name(folder.name + ".old")
-
-
-def _charge(envs: Any) -> KLCharge | None:  # noqa: ANN401 - any stack of wrappers
-    """Returns the charge of the KL wrapper, wherever it is in the stack."""
-    while not isinstance(envs, KLPenalty):
-        if envs is envs.unwrapped:
-            return None
-        envs = envs.env
-    return envs.charge
-
-
-def kl_coefficient(envs: Any) -> float:  # noqa: ANN401 - any stack of wrappers
-    """Returns β as the KL wrapper charges it now; NaN where there is none."""
-    charge = _charge(envs)
-    return float("nan") if charge is None else charge.coefficient
-
-
-def normalised_score(value: float, envs: Any) -> dict[str, float]:  # noqa: ANN401
-    """Returns how far a return is from the reference's, 0, to the optimum's, 1; empty if unknown.
-
-    An adaptive coefficient has no single objective, and no score; nor has a KL from another
-    reference than the environment's.
-    """
-    charge = _charge(envs)
-    if charge is None or charge.adaptive is not None or not charge.coefficient > 0:
-        return {}
-    if not has_exact_optimum(envs) or charge.reference is not envs.unwrapped.reference:
-        return {}
-    best = optimum(envs, kl_coefficient=charge.coefficient)
-    return {"normalised_score": best.normalise(value)}
-
-
-def _adaptive(envs: Any) -> AdaptiveCoefficient | None:  # noqa: ANN401
-    charge = _charge(envs)
-    return None if charge is None else charge.adaptive
-
-
-def _keep_coefficient(envs: Any, memory: dict[str, float]) -> None:  # noqa: ANN401
-    if (adaptive := _adaptive(envs)) is not None:
-        memory.update({f"kl_coefficient.{k}": v for k, v in adaptive.state().items()})
-
-
-def _restore_coefficient(envs: Any, memory: dict[str, float]) -> None:  # noqa: ANN401
-    if (adaptive := _adaptive(envs)) is not None:
-        kept = {
-            k.partition(".")[2]: v for k, v in memory.items() if k.startswith("kl_coefficient.")
-        }
-        if kept:
-            adaptive.set_state(kept)
 
 
 def _flatten(state: dict[int, dict[str, Any]]) -> dict[str, torch.Tensor]:

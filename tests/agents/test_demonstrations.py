@@ -224,7 +224,7 @@ def test_the_likelihood_of_what_was_shown_rises() -> None:
     agent = PPO(
         residual(task),
         config=PPOConfig(
-            episodes_per_batch=32, demonstration_coefficient=5.0, anneal_learning_rate=False
+            episodes_per_batch=32, demonstration_coefficient=5.0, learning_rate_schedule="constant"
         ),
     )
     rows = agent.learn(with_kl(task, agent.policy), total_tokens=800).rows

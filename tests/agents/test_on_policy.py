@@ -133,7 +133,7 @@ def test_the_learning_rate_falls_linearly_with_the_tokens() -> None:
 
 
 def test_the_learning_rate_stays_where_it_is_not_to_fall() -> None:
-    agent, envs = small_run(anneal_learning_rate=False)
+    agent, envs = small_run(learning_rate_schedule="constant")
     rows = agent.learn(envs, total_tokens=BUDGET).rows
     assert {row["learning_rate"] for row in rows} == {1e-2}
 

@@ -158,7 +158,7 @@ def test_a_larger_clip_lets_the_policy_move_further() -> None:
     for clip in (0.02, 0.5):
         policy = residual(task)
         config = PPOConfig(
-            episodes_per_batch=64, clip=clip, learning_rate=2e-2, anneal_learning_rate=False
+            episodes_per_batch=64, clip=clip, learning_rate=2e-2, learning_rate_schedule="constant"
         )
         agent = PPO(policy, config=config)
         log = agent.learn(with_kl(task, policy, 64), total_tokens=500)

@@ -342,7 +342,7 @@ def test_an_agent_with_a_table_is_saved_and_goes_on_to_the_same_bytes(
     for stop in (None, 300):
         envs = parity()
         agent = textrl_agents.make(
-            name, envs, policy="table", anneal_learning_rate=False, episodes_per_batch=32
+            name, envs, policy="table", learning_rate_schedule="constant", episodes_per_batch=32
         )
         assert isinstance(agent.policy, TablePolicy)
         if stop is not None:

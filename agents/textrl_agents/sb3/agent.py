@@ -330,7 +330,7 @@ class SB3DQN(SB3Agent):
         **settings: Any,  # noqa: ANN401
     ) -> BaseAlgorithm:
         own = asdict(config)
-        for name in ("anneal_learning_rate", "window", "heads", "embedding_dim", "width"):
+        for name in ("learning_rate_schedule", "window", "heads", "embedding_dim", "width"):
             del own[name]
         own["learning_rate"] = _schedule(config)
         own["target_update_interval"] = max(config.target_update_interval, vec_env.num_envs)
@@ -350,5 +350,5 @@ def _network(config: SB3Config) -> dict[str, Any]:
 
 
 def _schedule(config: SB3Config) -> ConstantSchedule | LinearSchedule:
-    rate = config.learning_rate
-    return LinearSchedule(rate, 0.0, 1.0) if config.anneal_learning_rate else ConstantSchedule(rate)
+    rate, is_constant = config.learning_rate, config.learning_rate_schedule == "constant"
+    return ConstantSchedule(rate) if is_constant else LinearSchedule(rate, 0.0, 1.0)

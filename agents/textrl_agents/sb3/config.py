@@ -2,9 +2,9 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Any, Self
+from typing import Any, Literal, Self
 
-from textrl_agents.on_policy import check_types
+from textrl_agents.config import check_types
 from textrl_envs.errors import InvalidInputError, nearest
 
 __all__ = ["SB3A2CConfig", "SB3ActorCriticConfig", "SB3Config", "SB3DQNConfig", "SB3PPOConfig"]
@@ -20,8 +20,8 @@ class SB3Config:
 
     learning_rate: float = 2e-3
     """Adam's, at the start."""
-    anneal_learning_rate: bool = True
-    """Lower the learning rate linearly to 0 over the budget."""
+    learning_rate_schedule: Literal["linear", "constant"] = "linear"
+    """How the learning rate falls over the budget: linearly to 0, or not."""
     gamma: float = 1.0
     """The discount."""
     window: int = 4
@@ -36,6 +36,10 @@ class SB3Config:
     def __post_init__(self) -> None:
         check_types(self)
         self.check_sign(above_0=("learning_rate",))
+        schedule = self.learning_rate_schedule
+        self.check(
+            "learning_rate_schedule", schedule in ("linear", "constant"), "linear or constant"
+        )
         self.check("gamma", 0 < self.gamma <= 1, "in (0, 1]")
         self.check_sign(at_least_1=("window", "heads", "embedding_dim", "width"))
 

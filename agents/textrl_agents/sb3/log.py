@@ -7,7 +7,7 @@ import numpy as np
 from stable_baselines3.common.callbacks import BaseCallback
 
 from textrl_agents.agent import Progress, TrainingLog
-from textrl_agents.on_policy import kl_coefficient, normalised_score
+from textrl_agents.objective import kl_coefficient, normalised_score
 from textrl_agents.sb3.vec_env import SB3VecEnv
 
 __all__ = ["EpisodeLog"]

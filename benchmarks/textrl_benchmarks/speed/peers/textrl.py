@@ -87,7 +87,7 @@ def make_agent(arguments: harness.Arguments) -> OnPolicyAgent:
     common: dict[str, Any] = {
         "episodes_per_batch": job["batch"],
         "learning_rate": job["learning_rate"],
-        "anneal_learning_rate": False,
+        "learning_rate_schedule": "constant",
     }
     if arguments.algorithm == "rloo":
         return REINFORCE(policy, config=REINFORCEConfig(group_size=4, **common), seed=job["seed"])
