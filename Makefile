@@ -18,7 +18,7 @@ install: .venv/installed
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --constraint constraints.txt torch==2.13.0
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[dev,ray]"
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[dev,ray,peft]"
 	touch $@
 
 # A Chromium for the test of the leaderboard's page, where one may be installed.

@@ -17,6 +17,7 @@ from torch import nn
 
 import textrl_agents.collector
 import textrl_agents.policies.causal_lm
+import textrl_agents.policy_gradient
 import textrl_agents.ppo
 import textrl_agents.reinforce
 import textrl_envs.language_models.prefix_reader
@@ -27,9 +28,10 @@ from textrl_agents.collector import _Record
 from textrl_agents.episodes import Episodes
 from textrl_agents.kl import k2, k3
 from textrl_agents.losses import policy_gradient_loss
-from textrl_agents.policies import NetworkPolicy, Policy
+from textrl_agents.policies import NetworkPolicy, Policy, Sampling
 from textrl_agents.policies.base import PolicyStep
 from textrl_agents.policies.distribution import TokenDistribution
+from textrl_agents.policy_gradient import policy_gradient_step
 from textrl_agents.ppo import PPO
 from textrl_agents.reinforce import REINFORCE
 from textrl_envs.core import FinishReason, TextCore
@@ -130,7 +132,7 @@ def training_forgets_the_temperature(patch: pytest.MonkeyPatch) -> None:
 
     def read(self: NetworkPolicy, episodes: Episodes, **settings: Any) -> Any:
         with pytest.MonkeyPatch.context() as inner:
-            inner.setattr(self, "temperature", 1.0)
+            inner.setattr(self, "sampling", Sampling())
             return original(self, episodes, **settings)
 
     patch.setattr(NetworkPolicy, "evaluate", read)
@@ -148,7 +150,7 @@ def sampling_has_a_temperature_of_its_own(patch: pytest.MonkeyPatch) -> None:
 def the_noted_log_probs_are_without_the_temperature(patch: pytest.MonkeyPatch) -> None:
     def noted(found: PolicyStep, self: Policy, obs: Any, _: Any) -> PolicyStep:
         with pytest.MonkeyPatch.context() as inner:
-            inner.setattr(self, "temperature", 1.0)
+            inner.setattr(self, "sampling", Sampling())
             return replace(found, log_probs=self.log_probs(obs, found.actions))
 
     change_result(patch, Policy, "step", noted)
@@ -170,8 +172,12 @@ def eos_is_left_out_of_the_loss(patch: pytest.MonkeyPatch) -> None:
     ) -> tuple[Any, ...]:
         return self, episodes, rows, np.where(episodes.response_ids == EOS, 0.0, advantages), *rest
 
+    def step(agent: Any, episodes: Episodes, *, advantages: Floats, **rest: Any) -> Any:
+        advantages = np.where(episodes.response_ids == EOS, 0.0, advantages)
+        return policy_gradient_step(agent, episodes, advantages=advantages, **rest)
+
     change_arguments(patch, PPO, "_step", without_eos)
-    change_arguments(patch, REINFORCE, "_add_gradients", without_eos)
+    patch.setattr(textrl_agents.reinforce, "policy_gradient_step", step)
 
 
 def eos_is_left_out_of_the_kl(patch: pytest.MonkeyPatch) -> None:
@@ -329,7 +335,7 @@ def micro_batches_are_averaged_by_a_mean_of_means(patch: pytest.MonkeyPatch) -> 
         def mean(log_probs: Any, advantages: Any, *, num_tokens: int) -> Any:
             return original(log_probs, advantages, num_tokens=parts * len(log_probs))
 
-        patch.setattr(textrl_agents.reinforce, "policy_gradient_loss", mean)
+        patch.setattr(textrl_agents.policy_gradient, "policy_gradient_loss", mean)
         return update(self, episodes, rng)
 
     patch.setattr(REINFORCE, "update", averaging)
@@ -339,7 +345,10 @@ def micro_batches_are_averaged_by_a_mean_of_means(patch: pytest.MonkeyPatch) -> 
 
 
 def the_running_mean_holds_the_newest_batch(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(REINFORCE, "_running_mean", lambda _, newest: newest)
+    def newest_mean(memory: Any, name: str, newest: float, *, decay: float) -> float:
+        return newest
+
+    patch.setattr(textrl_agents.reinforce, "earlier_mean", newest_mean)
 
 
 def the_mean_of_the_group_holds_the_episode_itself(patch: pytest.MonkeyPatch) -> None:

@@ -44,7 +44,14 @@ from textrl_agents.collector import Collector
 from textrl_agents.episodes import Episodes
 from textrl_agents.losses import clipped_policy_loss, clipped_value_loss
 from textrl_agents.on_policy import OnPolicyAgent
-from textrl_agents.policies import FixedPolicy, NetworkPolicy, Policy, TablePolicy, make_policy
+from textrl_agents.policies import (
+    FixedPolicy,
+    NetworkPolicy,
+    Policy,
+    Sampling,
+    TablePolicy,
+    make_policy,
+)
 from textrl_agents.policies.distribution import TokenDistribution
 from textrl_agents.ppo import PPO, PPOConfig
 from textrl_agents.reinforce import REINFORCE, REINFORCEConfig
@@ -144,7 +151,7 @@ def solve_all() -> None:
 
 def optimal_policy(task: Task, *, temperature: float = 0.7) -> TablePolicy:
     """Returns π* and V* as a policy like any other: its logits are log π* times the temperature."""
-    policy = TablePolicy(task, temperature=temperature)
+    policy = TablePolicy(task, sampling=Sampling(temperature=temperature))
     mdp, beta = policy.mdp, task.kl_coefficient
     values = soft_values(mdp, beta)
     log_probs = optimal_log_probs(mdp, values, beta)
@@ -281,7 +288,7 @@ def the_mean_score_of_the_reference() -> None:
 def the_mean_return_of_a_policy() -> None:
     """Roll-outs of a policy agree with J computed from its probabilities."""
     task = small_task()
-    policy = TablePolicy(task, temperature=1.7)
+    policy = TablePolicy(task, sampling=Sampling(temperature=1.7))
     with torch.no_grad():
         policy.table.normal_(generator=torch.Generator().manual_seed(0))
     check_mean(task, policy, policy.exact().values(task.kl_coefficient))
@@ -330,7 +337,7 @@ def the_equality_of_two_forwards() -> None:
 def ratios_of_ppo() -> list[dict[str, float]]:
     """Trains for three batches, away from the reference, at a temperature."""
     task = tiny_task(limit=6)
-    policy = residual(task, away=0.5, temperature=1.7)
+    policy = residual(task, away=0.5, sampling=Sampling(temperature=1.7))
     config = PPOConfig(episodes_per_batch=40, learning_rate=1e-2)
     return PPO(policy, config=config).learn(with_kl(task, policy), total_tokens=200).rows
 

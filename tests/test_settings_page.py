@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from textrl_agents.policies import Sampling
 from textrl_agents.registry import agent_class, agent_names
 from textrl_envs.environments import TASKS
 from textrl_envs.registration import IDS
@@ -43,6 +44,11 @@ def test_every_setting_of_an_agent_is_on_the_page(name: str) -> None:
     assert f"## Agent {name}\n" in PAGE
     for setting, default in settings_of(agent_class(name)):
         assert row(setting, default) in section(f"Agent {name}")
+
+
+def test_every_setting_of_sampling_is_on_the_page() -> None:
+    for field in fields(Sampling):
+        assert row(field.name, field.default) in section("Sampling")
 
 
 @pytest.mark.parametrize("name", IDS)

@@ -93,7 +93,6 @@ class Collector:
         Raises:
             InvalidInputError: a number of episodes that does not fit.
         """
-        policy.forget()  # so that a resumed run repeats this to the last bit
         num_envs: int = self.envs.num_envs
         if num_episodes < num_envs or num_episodes % group_size:
             raise InvalidInputError(
@@ -102,7 +101,36 @@ class Collector:
             )
         rng = np.random.default_rng(list(seed))
         prompts = _draw(rng, len(self._base.prompts), num_episodes // group_size, is_balanced)
-        record = _Record(np.repeat(prompts, group_size), self._base)
+        return self._play(policy, np.repeat(prompts, group_size), rng, greedy=greedy)
+
+    def collect_greedy(
+        self, policy: ActingPolicy, prompts: NDArray[np.int64], *, seed: Sequence[int]
+    ) -> Episodes:
+        """Plays the likeliest response to each of some prompts, and no more.
+
+        Args:
+            policy: chooses the tokens.
+            prompts: one or more. Where they are fewer than the rows, the others wait as they are:
+                each must have played before.
+            seed: decides what is random in the environment.
+        """
+        return self._play(policy, prompts, np.random.default_rng(list(seed)), greedy=True)
+
+    def _play(
+        self,
+        policy: ActingPolicy,
+        prompts: NDArray[np.int64],
+        rng: np.random.Generator,
+        *,
+        greedy: bool,
+    ) -> Episodes:
+        """Plays an episode to each of the prompts.
+
+        An adaptive coefficient whose charge was put off is told of sampled episodes alone: it
+        steers their KL.
+        """
+        policy.forget()  # so that a resumed run repeats this to the last bit
+        record = _Record(prompts, self._base)
         with _resets_by_hand(self._base), self._charge_later() as charge:
             env_seed = int(rng.integers(2**31))
             obs, _ = self.envs.reset(seed=env_seed, options=record.first())
@@ -119,7 +147,10 @@ class Collector:
                 options = record.refill(ended)
                 if options is not None:
                     obs, _ = self.envs.reset(options=options)
-        return _charged(_valued(record.episodes(), policy), charge)
+        episodes = _charged(_valued(record.episodes(), policy), charge)
+        if charge is not None and not greedy:
+            charge.observe(episodes.kl)
+        return episodes
 
     @contextlib.contextmanager
     def _charge_later(self) -> Iterator[KLCharge | None]:
@@ -158,17 +189,15 @@ def _valued(episodes: Episodes, policy: ActingPolicy) -> Episodes:
 
 
 def _charged(episodes: Episodes, charge: KLCharge | None) -> Episodes:
-    """Subtracts the KL penalty of whole episodes, and tells an adaptive coefficient of their KL."""
+    """Subtracts the KL penalty of whole episodes."""
     if charge is None:
         return episodes
     log_ratio = charge.episode_log_ratio(episodes)
-    charged = replace(
+    return replace(
         episodes,
         ref_log_probs=episodes.log_probs - log_ratio,
         rewards=episodes.task_rewards - charge.coefficient * log_ratio,
     )
-    charge.observe(charged.kl)
-    return charged
 
 
 class _Record:
@@ -183,10 +212,10 @@ class _Record:
         task, count = base.task, len(prompts)
         self._prompts = prompts
         self._table = task.prompts
-        self._next = base.num_envs
-        self._episode = np.arange(base.num_envs)
+        self._next = min(base.num_envs, count)
+        self._episode = np.minimum(np.arange(base.num_envs), count - 1)
         self._time = np.zeros(base.num_envs, np.int64)
-        self.is_playing: NDArray[np.bool_] = np.ones(base.num_envs, np.bool_)
+        self.is_playing: NDArray[np.bool_] = np.arange(base.num_envs) < count
         self._tokens = {
             name: np.zeros((count, task.max_new_tokens))
             for name in ("log_probs", "values", "entropies", "rewards", "log_ratio")
@@ -202,7 +231,10 @@ class _Record:
 
     def first(self) -> dict[str, Any]:
         """Returns the options of the first reset."""
-        return {"prompt_index": self._prompts[self._episode]}
+        options: dict[str, Any] = {"prompt_index": self._prompts[self._episode]}
+        return (
+            options if self.is_playing.all() else {"reset_mask": self.is_playing.copy(), **options}
+        )
 
     def note(self, step: PolicyStep, rewards: NDArray[np.float64], infos: dict[str, Any]) -> None:
         """Writes one step of every row that plays."""

@@ -72,6 +72,7 @@ def check_types(config: Any) -> None:  # noqa: ANN401 - a dataclass with `check`
             (bool in kinds and isinstance(value, bool))
             or (int in kinds and is_number and isinstance(value, int))
             or (float in kinds and is_number and math.isfinite(value))
+            or (str in kinds and isinstance(value, str))
         )
         names = " or ".join("None" if kind is NoneType else kind.__name__ for kind in kinds)
         config.check(field.name, is_right, f"a finite {names}" if float in kinds else f"{names}")

@@ -1,22 +1,30 @@
-"""Expert iteration: imitate the best of one's own responses (rejection-sampling fine-tuning).
+"""Expert iteration: imitate the best responses of an expert made from the policy itself.
 
-Anthony et al. 2017 (arXiv:1705.08439), without a search: the expert is the policy's own luck. What
+    collect   the expert plays: the policy by sampling, or a tree search with it as prior
+    update    the best episodes so far are made likely
+
+The search is Anthony et al. 2017 (arXiv:1705.08439), Algorithm 1, with the tokens that were played
+as targets. Sampling is rejection-sampling fine-tuning: the expert is the policy's own luck. What
 succeeded once is remembered and made likely, so that a rare success is not lost again, as it is in
-an on-policy gradient. It does not see the KL penalty.
+an on-policy gradient. The update does not see the KL penalty; the search does.
 """
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
+from textrl_agents.collector import Collector, native_envs
 from textrl_agents.episodes import Episodes
 from textrl_agents.on_policy import OnPolicyAgent, OnPolicyConfig
+from textrl_agents.search import MCTSPolicy
 
-__all__ = ["ExpertIteration", "ExpertIterationConfig"]
+__all__ = ["ExpertIteration", "ExpertIterationConfig", "Teacher"]
+
+Teacher = Literal["sampling", "mcts"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,9 +37,15 @@ class ExpertIterationConfig(OnPolicyConfig):
     """Times that the remembered episodes are gone through after each batch."""
     minibatches: int = 4
     """Parts of them, an optimiser's step each."""
+    teacher: Teacher = "sampling"
+    """Who plays the episodes: the policy, or a tree search with the policy as its prior."""
+    simulations: int = 16
+    """Of the search before each token, for mcts."""
 
     def __post_init__(self) -> None:
         OnPolicyConfig.__post_init__(self)
+        self.check("teacher", self.teacher in get_args(Teacher), f"one of {get_args(Teacher)}")
+        self.check("simulations", self.simulations >= 1, "at least 1")
         self.check("kept", self.kept >= 1, "at least 1")
         self.check("epochs", self.epochs >= 1, "at least 1")
         self.check("minibatches", self.minibatches >= 1, "at least 1")
@@ -41,7 +55,8 @@ class ExpertIteration(OnPolicyAgent):
     """Maximises the likelihood of the best responses so far.
 
     Best are those with the highest scores, but none with the lowest score ever seen: before the
-    first success there is nothing to imitate, and the policy stays as it is.
+    first success there is nothing to imitate, and the policy stays as it is. The log's reward, KL
+    and score are those of the episodes collected, and so the teacher's.
 
     Args:
         policy: what is trained.
@@ -54,6 +69,23 @@ class ExpertIteration(OnPolicyAgent):
     config: ExpertIterationConfig
     best: Episodes | None = None
     """The episodes remembered."""
+
+    def collect(self, collector: Collector) -> Episodes:
+        """Lets the teacher play; the tokens of a search are paid for as well."""
+        if self.config.teacher == "sampling":
+            return OnPolicyAgent.collect(self, collector)
+        envs = native_envs(collector.envs)
+        teacher = MCTSPolicy(
+            envs.task,
+            self.policy,
+            simulations=self.config.simulations,
+            seed=(self.seed, 4, self.iteration),
+        )
+        episodes = collector.collect(
+            teacher, self.config.episodes_per_batch, seed=[self.seed, 2, self.iteration]
+        )
+        envs.tokens_generated += teacher.simulator.tokens_generated
+        return episodes
 
     def update(self, episodes: Episodes, rng: np.random.Generator) -> dict[str, float]:
         """Remembers the best of the batch, and goes through what is remembered."""

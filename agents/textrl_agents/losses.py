@@ -13,6 +13,8 @@ __all__ = [
     "clipped_value_loss",
     "entropy_loss",
     "policy_gradient_loss",
+    "preference_loss",
+    "surrogate_loss",
     "value_loss",
 ]
 
@@ -47,9 +49,35 @@ def clipped_policy_loss(
     return -torch.minimum(ratio * advantages, clipped * advantages).sum() / num_tokens
 
 
-def value_loss(values: Tensor, targets: Tensor, *, num_tokens: int) -> Tensor:
-    """Half the squared error: Σ (V − target)² / 2 / num_tokens."""
-    return (values - targets).square().sum() / 2 / num_tokens
+def surrogate_loss(
+    log_probs: Tensor, old_log_probs: Tensor, advantages: Tensor, *, num_tokens: int
+) -> Tensor:
+    """TRPO: −Σ ρ A / num_tokens, ρ = π / π_old.
+
+    Schulman et al. 2015 (arXiv:1502.05477), equation 14. At π_old its gradient is that of
+    `policy_gradient_loss`.
+
+    Args:
+        log_probs: log π of the tokens, with gradients.
+        old_log_probs: log π of the tokens when they were sampled.
+        advantages: A of the tokens.
+        num_tokens: what the sum is divided by.
+    """
+    return -((log_probs - old_log_probs).exp() * advantages).sum() / num_tokens
+
+
+def value_loss(
+    values: Tensor, targets: Tensor, *, num_tokens: int, weights: Tensor | float = 1.0
+) -> Tensor:
+    """Half the squared error: Σ w (V − target)² / 2 / num_tokens.
+
+    Args:
+        values: V, with gradients.
+        targets: without.
+        num_tokens: what the sum is divided by.
+        weights: w, of each token or of all.
+    """
+    return (weights * (values - targets).square()).sum() / 2 / num_tokens
 
 
 def clipped_value_loss(
@@ -75,3 +103,21 @@ def clipped_value_loss(
 def entropy_loss(entropies: Tensor, *, num_tokens: int) -> Tensor:
     """−Σ H(π(.|s)) / num_tokens: minimising it raises the entropy."""
     return -entropies.sum() / num_tokens
+
+
+def preference_loss(
+    log_ratios: Tensor, wins: Tensor, *, kl_coefficient: float, num_groups: int
+) -> Tensor:
+    """Direct preference optimisation: −Σ_ij w_ij log σ(β (ℓ_i − ℓ_j)) / num_groups.
+
+    Rafailov et al. 2023 (arXiv:2305.18290), equation 7. Over B whole responses, not over tokens.
+
+    Args:
+        log_ratios: ℓ = log π(y|x) − log π_ref(y|x) of each response, with gradients, (B,).
+        wins: w_ij, the weight of "i is preferred to j", (B, B); 0 between prompts. It may be a
+            label, or the probability that would have drawn it: the expectation is then exact.
+        kl_coefficient: β.
+        num_groups: prompts of the whole batch that an optimiser's step stands for.
+    """
+    margins = kl_coefficient * (log_ratios[:, None] - log_ratios)
+    return -(wins * torch.nn.functional.logsigmoid(margins)).sum() / num_groups

@@ -1,6 +1,8 @@
 """PPO (Schulman et al. 2017, arXiv:1707.06347), policy and value clipped, on whole episodes."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -9,11 +11,13 @@ from numpy.typing import NDArray
 
 from textrl_agents.advantages import generalised_advantages, standardise
 from textrl_agents.agent import Progress, TrainingLog
-from textrl_agents.demonstrations import demonstration_episodes
+from textrl_agents.demonstrations import Mix, demonstration_episodes, text_episodes
 from textrl_agents.episodes import Episodes
 from textrl_agents.kl import k3
 from textrl_agents.losses import clipped_policy_loss, clipped_value_loss, entropy_loss
 from textrl_agents.on_policy import OnPolicyAgent, OnPolicyConfig
+from textrl_agents.policies.table import TablePolicy
+from textrl_envs.errors import InvalidInputError
 
 __all__ = ["PPO", "PPOConfig"]
 
@@ -40,6 +44,10 @@ class PPOConfig(OnPolicyConfig):
     """Stop the epochs of a batch once KL(old ‖ new) exceeds this, in nats a token."""
     demonstration_coefficient: float = 0.0
     """Weight of the negative log-likelihood a token of the environment's demonstrations."""
+    pretraining_coefficient: float = 0.0
+    """Weight of the negative log-likelihood a token of `pretraining_text`."""
+    pretraining_text: str | None = None
+    """A text file, or a JSONL file of texts, that the policy shall not forget (PPO-ptx)."""
 
     def __post_init__(self) -> None:
         OnPolicyConfig.__post_init__(self)
@@ -52,11 +60,23 @@ class PPOConfig(OnPolicyConfig):
         self.check("gae_lambda", 0 <= self.gae_lambda <= 1, "in [0, 1]")
         weight = self.demonstration_coefficient
         self.check("demonstration_coefficient", weight >= 0, "0 or more")
+        weight, has_text = self.pretraining_coefficient, self.pretraining_text is not None
+        self.check("pretraining_coefficient", weight >= 0, "0 or more")
+        self.check("pretraining_text", has_text == (weight > 0), _NEEDS_BOTH)
         self.check("target_kl", self.target_kl is None or self.target_kl > 0, "positive or None")
+
+
+_NEEDS_BOTH = "given where pretraining_coefficient is above 0, and nowhere else"
 
 
 class PPO(OnPolicyAgent):
     """Goes through each batch several times, while the new policy stays near the old.
+
+    Demonstrations and plain text may be mixed in: as many of each in a step as there are episodes.
+    With plain text it is the PPO-ptx of InstructGPT (Ouyang et al. 2022, arXiv:2203.02155,
+    equation 2), but for the unit of the coefficient. Ours weighs a token of text against a token of
+    response; γ, 27.8 there, weighs a text against a response, and is ours times the mean length of
+    a response over that of a text.
 
     Args:
         policy: what is trained.
@@ -68,8 +88,8 @@ class PPO(OnPolicyAgent):
     config_class: ClassVar[type[OnPolicyConfig]] = PPOConfig
     config: PPOConfig
 
-    _shown: Episodes | None = None
-    """The environment's demonstrations, where they are learnt from."""
+    _mixes: tuple[Mix, ...] = ()
+    """What else is learnt from."""
 
     def learn(
         self,
@@ -78,10 +98,23 @@ class PPO(OnPolicyAgent):
         total_tokens: int,
         progress: Progress | None = None,
     ) -> TrainingLog:
-        """Trains as the base class says; where they have a weight, on demonstrations too."""
-        if self.config.demonstration_coefficient:
-            self._shown = demonstration_episodes(envs)
+        """Trains as the base class says, on demonstrations and plain text too if they weigh."""
+        self._mixes = tuple(self._make_mixes(envs))
         return super().learn(envs, total_tokens=total_tokens, progress=progress)
+
+    def _make_mixes(self, envs: Any) -> Iterator[Mix]:  # noqa: ANN401
+        config = self.config
+        if config.demonstration_coefficient:
+            shown = demonstration_episodes(envs)
+            yield Mix("demonstration", shown, config.demonstration_coefficient)
+        if config.pretraining_text is not None:
+            if isinstance(self.policy, TablePolicy):
+                raise InvalidInputError(
+                    "A TablePolicy reads the environment's own texts alone; give a policy that is "
+                    "a network, or set pretraining_coefficient to 0."
+                )
+            texts = text_episodes(Path(config.pretraining_text), envs.unwrapped.task)
+            yield Mix("pretraining", texts, config.pretraining_coefficient)
 
     def update(self, episodes: Episodes, rng: np.random.Generator) -> dict[str, float]:
         """Takes `epochs` x `minibatches` steps, or fewer where `target_kl` says so."""
@@ -121,7 +154,7 @@ class PPO(OnPolicyAgent):
         targets: NDArray[np.float64],
         rng: np.random.Generator,
     ) -> dict[str, float]:
-        """Takes one optimiser's step on some of the episodes, and as many demonstrations."""
+        """Takes one optimiser's step on some of the episodes, and as many of each mix."""
         count = int(episodes.response_mask[rows].sum())
         parts = [
             self._add_gradients(episodes, part, advantages, targets, count)
@@ -129,12 +162,11 @@ class PPO(OnPolicyAgent):
         ]
         stats = {key: sum(part[key] for part in parts) for key in parts[0]}
         stats["ratio_error"] = max(part["ratio_error"] for part in parts)
-        if self._shown is not None:
-            count = min(len(rows), len(self._shown))
-            drawn = np.sort(rng.choice(len(self._shown), size=count, replace=False))
-            weight = self.config.demonstration_coefficient
-            loss = self.add_imitation_gradients(self._shown, drawn, weight=weight)
-            stats["demonstration_loss"] = loss
+        for mix in self._mixes:
+            drawn = mix.draw(len(rows), rng)
+            stats[f"{mix.name}_loss"] = self.add_imitation_gradients(
+                mix.episodes, drawn, weight=mix.coefficient
+            )
         return {**stats, "gradient_norm": self.step_optimizer()}
 
     def _add_gradients(

@@ -12,7 +12,11 @@ from textrl_envs.errors import InvalidInputError, nearest
 from textrl_envs.rewards.loading import load_object
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from textrl_agents.policies.base import Policy
+    from textrl_agents.policies.lora import Lora
+    from textrl_agents.policies.sampling import Sampling
 
 __all__ = ["agent_class", "agent_names", "make"]
 
@@ -53,6 +57,8 @@ def make(
     envs: Any,  # noqa: ANN401 - a vector environment, wrapped or not
     *,
     policy: "Policy | str | None" = None,
+    sampling: "Sampling | Mapping[str, Any] | None" = None,
+    lora: "Lora | Mapping[str, Any] | None" = None,
     seed: int = 0,
     device: str = "auto",
     **settings: Any,  # noqa: ANN401 - the agent's own
@@ -62,8 +68,13 @@ def make(
     Args:
         name: "ppo", "reinforce", an installed agent, or `path/to/file.py:MyAgent`.
         envs: the environment it is to learn in; gives the vocabulary and the reference.
-        policy: a policy, a Transformers folder to train, or "table" (`TablePolicy`); None makes the
-            one that suits the environment (`textrl_agents.policies.make_policy`).
+        policy: a policy, a Transformers folder to train, "table" (`TablePolicy`) or "lstm"
+            (`LSTMPolicy`); None makes the one that suits the environment
+            (`textrl_agents.policies.make_policy`).
+        sampling: how the new policy samples, such as `{"top_k": 5}`
+            (`textrl_agents.policies.Sampling`); None samples from it as it is.
+        lora: train low-rank adapters of a Transformers model alone, such as `{"rank": 8}`
+            (`textrl_agents.policies.Lora`); None trains the whole policy.
         seed: of the policy's new weights, and of all sampling.
         device: "auto", "cpu", "cuda", ...
         settings: fields of the agent's config, such as `learning_rate=1e-3`; or what the `make` of
@@ -71,17 +82,36 @@ def make(
 
     Raises:
         InvalidInputError: an unknown agent or setting, a policy that does not fit, or one for an
-            agent that makes its own.
+            agent that makes its own; `sampling` or `lora` for a policy that is there already.
     """
     found = agent_class(name)
     if not _has_config(found):
-        return _make_other(name, found, envs, policy, {"seed": seed, "device": device, **settings})
+        given = {"sampling": sampling, "lora": lora}
+        own = {**{k: v for k, v in given.items() if v is not None}, **settings}
+        return _make_other(name, found, envs, policy, {"seed": seed, "device": device, **own})
     config = found.make_config(**settings)  # before the model is loaded: a typo answers at once
     if policy is None or isinstance(policy, str):
         # Not above: it loads torch, which listing agents does not need.
         from textrl_agents.policies.loading import make_policy
+        from textrl_agents.policies.sampling import Sampling
 
-        policy = make_policy(envs, model=policy, seed=seed, device=device)
+        policy = make_policy(
+            envs,
+            model=policy,
+            sampling=Sampling.of(sampling),
+            lora=lora,
+            seed=seed,
+            device=device,
+        )
+    elif sampling is not None:
+        raise InvalidInputError(
+            f"The policy has a sampling of its own, {policy.sampling}; leave sampling out, or let "
+            "make_policy make the policy."
+        )
+    elif lora is not None:
+        raise InvalidInputError(
+            "The policy is there already; leave lora out, or let make_policy make the policy."
+        )
     return found(policy, config=config, seed=seed)
 
 

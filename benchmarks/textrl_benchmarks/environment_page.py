@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from textrl_benchmarks.commands.environment_options import EnvironmentOptions
 from textrl_benchmarks.commands.train import Train
-from textrl_envs.errors import InvalidInputError
+from textrl_benchmarks.marked_page import replaced
 from textrl_envs.optimum import Optimum, has_exact_optimum, optimum
 from textrl_envs.registration import IDS
 
@@ -133,8 +133,8 @@ class Page:
                 self._curves(name, images / f"{short}.png")
                 figures.append(f"![{name}](images/environments/{short}.png)")
         page = self.docs / "environments.md"
-        text = _replaced(page.read_text(), "table", [*_HEAD, *rows])
-        page.write_text(_replaced(text, "figures", figures))
+        text = replaced(page.read_text(), "table", [*_HEAD, *rows])
+        page.write_text(replaced(text, "figures", figures))
 
     def _row(self, name: str, beta: float, best: Optimum | None) -> str:
         short = name.rpartition("/")[2]
@@ -201,15 +201,6 @@ _HEAD = [
     "| " + " | ".join([*_COLUMNS, *(learner.heading for learner in LEARNERS)]) + " |",
     "|" + "---|" * (len(_COLUMNS) + len(LEARNERS)),
 ]
-
-
-def _replaced(text: str, name: str, lines: list[str]) -> str:
-    """Returns the text with the lines between two comments, `<!-- name -->` and `<!-- end -->`."""
-    before, opening, rest = text.partition(f"<!-- {name} -->\n")
-    _, closing, after = rest.partition("<!-- end -->")
-    if not opening or not closing:
-        raise InvalidInputError(f"docs/environments.md has no place marked <!-- {name} -->.")
-    return before + opening + "\n".join(lines) + "\n" + closing + after
 
 
 def _read_curve(path: Path) -> NDArray[np.float64]:

@@ -54,10 +54,12 @@ def train(options: Train) -> bool:
     agent = textrl_agents.make(
         options.agent,
         base,
-        policy="table" if options.policy == "table" else options.environment.model,
+        policy=options.environment.model if options.policy == "auto" else options.policy,
+        sampling=read_settings(options.sampling_args) or None,
+        lora=read_settings(options.lora_args) or None,
         seed=options.seed,
         device=options.device,
-        **read_settings(options.agent_args),
+        **_agent_settings(options),
     )
     _check_batch(options, agent)
     _with_penalty(options, base, agent)  # what is wrong with it shows before a folder is made
@@ -132,8 +134,10 @@ def _make(options: Train, environment: EnvironmentOptions) -> Any:  # noqa: ANN4
 
 def _check(options: Train) -> None:
     check_numbers(options, positive=("total_tokens", "num_envs", "threads", "checkpoint_seconds"))
-    if options.policy == "table" and options.environment.model is not None:
-        raise InvalidInputError("A table has no model to start from; give --policy or --model.")
+    if options.policy != "auto" and options.environment.model is not None:
+        raise InvalidInputError(
+            f"The policy {options.policy!r} has no model to start from; give --policy or --model."
+        )
     if options.kl_target is not None and not 0 < options.kl_target < float("inf"):
         raise InvalidInputError(f"--kl-target must be positive; got {options.kl_target}.")
     if options.eval_episodes < max(2, options.num_envs):
@@ -150,6 +154,16 @@ def _check_agent(name: str) -> None:
             f"it can save and resume; {name} is an agent of another kind. "
             "Give it to textrl leaderboard, or call its learn."
         )
+
+
+def _agent_settings(options: Train) -> dict[str, Any]:
+    settings = read_settings(options.agent_args)
+    for name in ("policy", "sampling", "seed", "device"):
+        if name in settings:
+            raise InvalidInputError(
+                f"{name} is no setting of an agent, but an option; see textrl train --help."
+            )
+    return settings
 
 
 def _check_batch(options: Train, agent: Any) -> None:  # noqa: ANN401 - any agent of the suite
@@ -342,6 +356,8 @@ def _from_plain(plain: dict[str, Any]) -> Train:
         environment["env_args"] = tuple(environment["env_args"])
         rest = {key: value for key, value in plain.items() if key != "environment"}
         rest["agent_args"] = tuple(rest["agent_args"])
+        for name in ("sampling_args", "lora_args"):
+            rest[name] = tuple(rest.get(name, ()))
         rest["out"] = Path(rest["out"]) if rest["out"] else None
         return Train(environment=EnvironmentOptions(**environment), **rest)
     except (KeyError, TypeError) as error:

@@ -504,3 +504,56 @@ def test_gold_is_noted_where_the_reward_reports_it(mode: AutoresetMode) -> None:
     assert (
         Collector(vector_env(tiny_task())).collect(residual(tiny_task()), 8, seed=[0]).gold is None
     )
+
+
+# --- the likeliest responses ---
+
+
+@pytest.mark.parametrize("prompts", [[1], [0, 1], [1, 0, 1, 1, 0, 0, 1]])
+def test_each_prompt_is_answered_greedily_once_and_nothing_else_is_played(
+    prompts: list[int],
+) -> None:
+    """In five rows: with fewer prompts the others wait, with more they are refilled."""
+    task = tiny_task()
+    policy = residual(task, away=0.5)
+    envs = with_kl(task, policy, 5)
+    collector = Collector(envs)
+    collector.collect(policy, 12, seed=[1])
+    before = envs.unwrapped.tokens_generated  # type: ignore[attr-defined]
+    found = collector.collect_greedy(policy, np.array(prompts), seed=[2])
+    assert envs.unwrapped.tokens_generated - before == found.num_tokens  # type: ignore[attr-defined]
+    whole = collector.collect(policy, 12, seed=[3], greedy=True, is_balanced=True)
+    answers = dict(played_in(whole))
+    assert played_in(found) == [(prompt, answers[prompt]) for prompt in prompts]
+    by_hand = episodes_of(task, policy, played_in(found))
+    np.testing.assert_allclose(found.rewards, by_hand.rewards, atol=1e-5)
+    assert abs(found.kl).min() > 1e-3
+
+
+def test_what_waits_does_not_change_a_greedy_answer() -> None:
+    task = tiny_task()
+    policy = residual(task, away=0.5)
+    found = []
+    for seed in (1, 2):
+        collector = Collector(with_kl(task, policy, 5))
+        collector.collect(policy, 12, seed=[seed])
+        found.append(collector.collect_greedy(policy, np.array([0, 1]), seed=[2]))
+    assert_same(found[0], found[1], atol=1e-5)
+
+
+def test_an_adaptive_coefficient_does_not_hear_of_greedy_answers() -> None:
+    task = tiny_task()
+    policy = residual(task, away=0.5)
+    beta = AdaptiveCoefficient(value=0.3, target=0.01, horizon=10.0, batch_size=1)
+    collector = Collector(with_kl(task, policy, 5, coefficient=beta))
+    collector.collect(policy, 5, seed=[1])
+    before = beta.state()
+    collector.collect_greedy(policy, np.array([0, 1]), seed=[2])
+    assert beta.state() == before
+
+
+def test_rows_that_have_never_played_cannot_wait() -> None:
+    task = tiny_task()
+    policy = residual(task)
+    with pytest.raises(InvalidInputError, match="a row without text"):
+        Collector(vector_env(task, 5)).collect_greedy(policy, np.array([0]), seed=[2])

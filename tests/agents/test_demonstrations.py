@@ -173,7 +173,7 @@ def test_as_many_are_drawn_as_there_are_episodes_none_twice(
     original = Episodes.select
 
     def select(self: Episodes, rows: Any) -> Episodes:
-        if self is agent._shown:
+        if self is agent._mixes[0].episodes:
             drawn.append(rows.tolist())
         return original(self, rows)
 

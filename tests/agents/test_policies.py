@@ -37,6 +37,7 @@ from textrl_agents.policies import (
     NetworkPolicy,
     Policy,
     ResidualPolicy,
+    Sampling,
     load_policy,
     make_policy,
 )
@@ -151,7 +152,7 @@ def test_the_greedy_step_takes_the_likeliest_token_at_its_sampling_log_prob(kind
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 1.7])
 def test_one_temperature_holds_for_acting_scoring_and_training(temperature: float) -> None:
     task = tiny_task()
-    policy = residual(task, away=0.5, temperature=temperature)
+    policy = residual(task, away=0.5, sampling=Sampling(temperature=temperature))
     exact = enumerate_exactly(task, twin_of(policy))
     episodes = episodes_of(task, policy, exact.played)
     row = next(i for i, (prompt, y) in enumerate(exact.played) if prompt == 1 and len(y) == 3)
@@ -167,7 +168,7 @@ def test_one_temperature_holds_for_acting_scoring_and_training(temperature: floa
 
 def test_a_higher_temperature_raises_the_entropy_of_acting_and_of_training() -> None:
     task = tiny_task()
-    cold, hot = (residual(task, away=0.5, temperature=t) for t in (0.5, 5.0))
+    cold, hot = (residual(task, away=0.5, sampling=Sampling(temperature=t)) for t in (0.5, 5.0))
     obs = observe(task, [[1], [2, 1, 3]])
     rng = np.random.default_rng(0)
     assert (hot.step(obs, rng).entropies > cold.step(obs, rng).entropies).all()
@@ -177,8 +178,8 @@ def test_a_higher_temperature_raises_the_entropy_of_acting_and_of_training() -> 
 
 @pytest.mark.parametrize("temperature", [0.0, -1.0, math.nan])
 def test_a_temperature_that_is_not_positive_is_refused(temperature: float) -> None:
-    with pytest.raises(InvalidInputError, match="temperature must be positive; got"):
-        residual(tiny_task(), temperature=temperature)
+    with pytest.raises(InvalidInputError, match="temperature must be a positive number; got"):
+        residual(tiny_task(), sampling=Sampling(temperature=temperature))
 
 
 # --- padding, batches, dropout ---
@@ -331,7 +332,7 @@ def test_the_memo_is_dropped_after_loading_weights_or_changing_the_temperature()
     expect_change(policy, obs, before)
     np.testing.assert_allclose(policy.next_log_probs(obs), other.next_log_probs(obs), atol=1e-6)
     before = policy.next_log_probs(obs)
-    policy.temperature = 3.0
+    policy.sampling = Sampling(temperature=3.0)
     expect_change(policy, obs, before)
 
 
@@ -542,19 +543,25 @@ def test_a_fixed_policy_is_its_language_model() -> None:
 def padded(kind: str) -> Policy:
     """A policy whose model has more rows than the environment has tokens."""
     if kind == "padded_gpt2":
-        return causal_policy(tiny_gpt2(11), vocabulary_size=4, temperature=1.3)
+        return causal_policy(tiny_gpt2(11), vocabulary_size=4, sampling=Sampling(temperature=1.3))
     reference = causal_reference(tiny_gpt2(11), vocabulary_size=4)
-    return residual(tiny_task(limit=5, reference=reference), away=0.5, temperature=1.3)
+    return residual(
+        tiny_task(limit=5, reference=reference), away=0.5, sampling=Sampling(temperature=1.3)
+    )
 
 
 @pytest.mark.parametrize("kind", [*KINDS, "padded_gpt2", "padded_residual_lm"])
 def test_a_saved_policy_answers_as_before(kind: str, tmp_path: Path) -> None:
     task = tiny_task(limit=5)
-    policy = padded(kind) if kind.startswith("padded") else make(kind, temperature=1.3)[1]
+    policy = (
+        padded(kind)
+        if kind.startswith("padded")
+        else make(kind, sampling=Sampling(temperature=1.3))[1]
+    )
     policy.save(tmp_path / "policy")
     loaded = load_policy(tmp_path / "policy", device="cpu")
     assert type(loaded) is type(policy)
-    assert loaded.temperature == 1.3
+    assert loaded.sampling.temperature == 1.3
     assert loaded.vocabulary_size == policy.vocabulary_size == 4
     before, after = policy.state_dict(), loaded.state_dict()
     assert list(before) == list(after)
@@ -588,9 +595,11 @@ def test_an_unknown_kind_of_policy_is_refused_with_the_nearest_name(tmp_path: Pa
 
 
 def test_the_environments_reference_decides_the_kind_of_policy(tmp_path: Path) -> None:
-    table = make_policy(vector_env(tiny_task(), 2), device="cpu", temperature=0.7)
+    table = make_policy(
+        vector_env(tiny_task(), 2), device="cpu", sampling=Sampling(temperature=0.7)
+    )
     assert isinstance(table, ResidualPolicy)
-    assert table.temperature == 0.7
+    assert table.sampling.temperature == 0.7
     task = tiny_task(reference=causal_reference(tiny_gpt2()))
     copied = make_policy(vector_env(task, 2), device="cpu")
     assert isinstance(copied, CausalLMPolicy)

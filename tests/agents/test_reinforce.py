@@ -1,3 +1,5 @@
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -8,15 +10,19 @@ from tests.agents.tiny import (
     all_episodes,
     enumerate_exactly,
     episodes_of,
+    gradients_of_update,
+    played_in,
+    relative_error,
     residual,
     tiny_task,
     twin_of,
     vector_env,
     with_kl,
 )
+from textrl_agents.agent import StopTraining
 from textrl_agents.collector import Collector
 from textrl_agents.episodes import Episodes
-from textrl_agents.policies import NetworkPolicy
+from textrl_agents.policies import NetworkPolicy, Policy
 from textrl_agents.reinforce import REINFORCE, REINFORCEConfig
 from textrl_envs.errors import InvalidInputError
 
@@ -30,7 +36,7 @@ def advantages_given(monkeypatch: pytest.MonkeyPatch) -> list[torch.Tensor]:
         given.append(advantages.double())
         return -(advantages * log_probs).sum() / num_tokens
 
-    monkeypatch.setattr("textrl_agents.reinforce.policy_gradient_loss", note)
+    monkeypatch.setattr("textrl_agents.policy_gradient.policy_gradient_loss", note)
     return given
 
 
@@ -109,6 +115,151 @@ def test_the_running_mean_is_of_earlier_batches_alone(
         np.testing.assert_allclose(
             advantages_given[-1], np.array(returns_to_go(batch)) - baseline, atol=1e-6
         )
+
+
+def test_the_prompt_mean_is_of_the_prompts_earlier_batches_alone(
+    advantages_given: list[torch.Tensor],
+) -> None:
+    """A prompt that is new has the running mean of all, and in the first batch 0."""
+    agent, _ = small_batch()
+    agent = with_baseline(agent, "prompt_mean", running_mean_decay=0.75)
+    batches = [small_batch(seed)[1] for seed in (0, 1, 2)]
+    only_first = np.flatnonzero(batches[0].prompt_index == 0)
+    batches[0] = batches[0].select(only_first)
+
+    def means(batch: Episodes) -> tuple[float, list[float]]:
+        by_prompt = [batch.returns[batch.prompt_index == prompt] for prompt in (0, 1)]
+        return float(batch.returns.mean()), [float(x.mean()) if len(x) else 0.0 for x in by_prompt]
+
+    (all_0, (a_0, _)), (_, (a_1, b_1)), _ = (means(batch) for batch in batches)
+    baselines = [(0.0, 0.0), (a_0, all_0), (0.75 * a_0 + 0.25 * a_1, b_1)]
+    for batch, baseline in zip(batches, baselines, strict=True):
+        update(agent, batch)
+        expected = np.repeat(np.array(baseline)[batch.prompt_index], batch.lengths)
+        np.testing.assert_allclose(
+            advantages_given[-1], np.array(returns_to_go(batch)) - expected, atol=1e-6
+        )
+    assert all_0 != pytest.approx(b_1)
+
+
+def test_the_greedy_baseline_is_what_the_prompts_likeliest_response_returned(
+    advantages_given: list[torch.Tensor],
+) -> None:
+    agent, episodes = small_batch()
+    agent = with_baseline(agent, "greedy")
+    task = tiny_task()
+    agent.greedy = episodes_of(task, agent.policy, [(0, (1, 2, 1)), (1, (2, 0))])
+    update(agent, episodes)
+    baseline = np.repeat(agent.greedy.returns[episodes.prompt_index], episodes.lengths)
+    np.testing.assert_allclose(
+        advantages_given[0], np.array(returns_to_go(episodes)) - baseline, atol=1e-6
+    )
+
+
+def test_greedy_responses_are_played_once_a_prompt_and_paid_for() -> None:
+    task = tiny_task()
+    policy = residual(task, away=0.5)
+    envs = with_kl(task, policy, 8)
+    agent = REINFORCE(policy, config=REINFORCEConfig(baseline="greedy", episodes_per_batch=8))
+    episodes = agent.collect(Collector(envs))
+    assert agent.greedy is not None
+    prompts = agent.greedy.prompt_index.tolist()
+    assert prompts == sorted(set(episodes.prompt_index.tolist()))
+    spent = envs.unwrapped.tokens_generated  # type: ignore[attr-defined]
+    assert spent == episodes.num_tokens + agent.greedy.num_tokens
+    other = REINFORCE(
+        residual(task), config=REINFORCEConfig(baseline="greedy", episodes_per_batch=8)
+    )
+    log = other.learn(with_kl(task, other.policy, 8), total_tokens=1)
+    assert other.greedy is not None
+    tokens = log.rows[0]["length"] * 8 + other.greedy.num_tokens
+    assert log.rows[0]["tokens"] == pytest.approx(tokens)
+
+
+# --- earlier episodes ---
+
+
+def reusing(policy: Policy, **settings: Any) -> REINFORCE:
+    given: dict[str, Any] = {"baseline": "none", "reuse": 2, "episodes_per_batch": 12, **settings}
+    agent = REINFORCE(policy, config=REINFORCEConfig(**given))
+    agent.kl_coefficient = 0.3
+    return agent
+
+
+def test_as_many_batches_are_kept_as_are_wanted_the_newest_first() -> None:
+    agent, _ = small_batch()
+    agent = reusing(agent.policy)
+    batches = [small_batch(seed)[1] for seed in range(4)]
+    for number, batch in enumerate(batches, start=1):
+        update(agent, batch)
+        assert agent.earlier is not None
+        newest = batches[max(0, number - 2) : number][::-1]
+        assert played_in(agent.earlier) == [y for kept in newest for y in played_in(kept)]
+    again = reusing(agent.policy, reuse=0)
+    update(again, batches[0])
+    assert again.earlier is None
+
+
+def test_an_earlier_episode_counts_by_its_ratio_with_the_kl_of_now_and_its_own_baseline(
+    advantages_given: list[torch.Tensor],
+) -> None:
+    """The running mean has taken the episode in since: its baseline is what it was before."""
+    task, rows = tiny_task(), 12
+    agent, old = small_batch(0)
+    agent = reusing(
+        residual(task, away=0.4, seed=3), baseline="running_mean", max_ratio=1.5, reuse=1
+    )
+    agent.memory["running_mean"] = 0.7
+    newest = small_batch(1)[1]
+    update(agent, old)
+    now = episodes_of(task, agent.policy, played_in(old))  # after the step that it led to
+    update(agent, newest)
+    ratios = np.minimum(np.exp((now.log_probs - old.log_probs).sum(axis=1)), 1.5)
+    assert 0 < (ratios == 1.5).sum() < rows
+    advantages = np.array(returns_to_go(now)) - 0.7
+    expected = np.repeat(ratios, old.lengths) * advantages
+    found = advantages_given[-1][newest.num_tokens :]
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def test_a_run_that_reuses_episodes_goes_on_as_if_it_had_never_stopped(tmp_path: Path) -> None:
+    task = tiny_task()
+    config = REINFORCEConfig(baseline="prompt_mean", reuse=2, episodes_per_batch=16)
+    whole = REINFORCE(residual(task, away=0.2), config=config)
+    whole.learn(with_kl(task, whole.policy, 16), total_tokens=300)
+    part = REINFORCE(residual(task, away=0.2), config=config)
+
+    def stop(row: Mapping[str, float]) -> None:
+        if row["iteration"] == 3:
+            raise StopTraining
+
+    part.learn(with_kl(task, part.policy, 16), total_tokens=300, progress=stop)
+    part.save(tmp_path / "agent")
+    resumed = REINFORCE.load(tmp_path / "agent", device="cpu")
+    resumed.learn(with_kl(task, resumed.policy, 16), total_tokens=300)
+    assert len(whole.log.rows) > 4
+    assert resumed.log.rows == whole.log.rows
+
+
+def test_without_a_reference_earlier_episodes_are_paid_as_they_were() -> None:
+    task = tiny_task()
+    agent = REINFORCE(residual(task), config=REINFORCEConfig(reuse=1, episodes_per_batch=16))
+    log = agent.learn(vector_env(task, 16), total_tokens=100)
+    assert len(log.rows) > 2
+    assert agent.earlier is not None
+    np.testing.assert_array_equal(agent.earlier.rewards, agent.earlier.task_rewards)
+
+
+@pytest.mark.parametrize("size", [1, 5, 23])
+def test_micro_batches_add_up_with_earlier_episodes_too(size: int) -> None:
+    found = []
+    for part in (24, size):
+        agent, old = small_batch(0)
+        policy = residual(tiny_task(), away=0.4, seed=3).double()
+        agent = reusing(policy, baseline="value", micro_batch_size=part, entropy_coefficient=0.1)
+        agent.earlier = old
+        found += gradients_of_update(agent, small_batch(1)[1])
+    assert relative_error(found[1], found[0]) < 1e-12
 
 
 def test_standardised_advantages_are_so_over_the_tokens_of_the_whole_batch(
@@ -211,6 +362,8 @@ def test_an_entropy_bonus_raises_the_entropy() -> None:
         ({"baseline": "mean"}, r"baseline must be one of \('none', 'running_mean', .*got 'mean'"),
         ({"group_size": 0}, "group_size must be at least 1; got 0"),
         ({"running_mean_decay": 1.0}, r"running_mean_decay must be in \[0, 1\); got 1.0"),
+        ({"reuse": -1}, "reuse must be 0 or more; got -1"),
+        ({"max_ratio": 0.0}, "max_ratio must be positive; got 0.0"),
         ({"micro_batch_size": 0}, "micro_batch_size must be at least 1; got 0"),
         ({"value_coefficient": -0.5}, "value_coefficient must be 0 or more; got -0.5"),
         ({"episodes_per_batch": 0}, "episodes_per_batch must be at least 1; got 0"),

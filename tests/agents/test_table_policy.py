@@ -28,7 +28,7 @@ from tests.agents.tiny import (
     with_kl,
 )
 from textrl_agents.collector import Collector
-from textrl_agents.policies import TablePolicy, load_policy, make_policy
+from textrl_agents.policies import Sampling, TablePolicy, load_policy, make_policy
 from textrl_agents.ppo import PPO
 from textrl_agents.reinforce import REINFORCE, REINFORCEConfig
 from textrl_benchmarks.cli import main
@@ -47,7 +47,7 @@ TEXTS: list[Prefix] = [(0, ()), (1, (3, 1)), (1, ()), (0, (2,)), (1, (1,)), (0, 
 
 def random_table(task: Task, *, temperature: float = 1.0, away: float = 0.5) -> TablePolicy:
     """Returns a table away from the reference, its values too."""
-    policy = TablePolicy(task, temperature=temperature)
+    policy = TablePolicy(task, sampling=Sampling(temperature=temperature))
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         policy.table.normal_(0, away, generator=generator)
@@ -78,7 +78,7 @@ def rows_by_hand(policy: TablePolicy, task: Task) -> dict[Prefix, Tensor]:
     for node, (prompt, text) in enumerate(prefixes(task)):
         last = (*prompt_ids(task, prompt), *text)[-1]
         logits = torch.from_numpy(reference[last]) + policy.table[len(text), node]
-        rows[prompt, text] = (logits / policy.temperature).log_softmax(-1)
+        rows[prompt, text] = (logits / policy.sampling.temperature).log_softmax(-1)
     return rows
 
 
@@ -362,14 +362,14 @@ def test_an_agent_with_a_table_is_saved_and_goes_on_to_the_same_bytes(
 def test_a_table_that_was_read_again_belongs_to_the_same_task(tmp_path: Path) -> None:
     """Also where a parameter is a sequence, which JSON has no tuples for."""
     envs = gym.make_vec("textrl/Imitate-v0", num_envs=8, keywords=("letter", "garden"))
-    policy = make_policy(envs, model="table", temperature=2.0)
+    policy = make_policy(envs, model="table", sampling=Sampling(temperature=2.0))
     assert isinstance(policy, TablePolicy)
     with torch.no_grad():
         policy.table.normal_(generator=torch.Generator().manual_seed(0))
     policy.save(tmp_path / "policy")
     loaded = load_policy(tmp_path / "policy")
     assert isinstance(loaded, TablePolicy)
-    assert loaded.temperature == 2.0
+    assert loaded.sampling.temperature == 2.0
     assert loaded.mdp.task is envs.unwrapped.task  # type: ignore[attr-defined]
     np.testing.assert_array_equal(loaded.exact().kls, policy.exact().kls)
     assert evaluate(loaded, envs, episodes=8).is_exact
@@ -433,5 +433,5 @@ def test_a_task_without_exact_optimum_is_refused() -> None:
 
 @pytest.mark.parametrize("temperature", [0.0, -1.0, float("nan")])
 def test_a_temperature_must_be_positive(temperature: float) -> None:
-    with pytest.raises(InvalidInputError, match="temperature must be positive"):
-        TablePolicy(tiny_task(), temperature=temperature)
+    with pytest.raises(InvalidInputError, match="temperature must be a positive number"):
+        TablePolicy(tiny_task(), sampling=Sampling(temperature=temperature))

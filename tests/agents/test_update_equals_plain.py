@@ -28,7 +28,7 @@ from tests.agents.tiny import (
     tiny_task,
 )
 from textrl_agents.episodes import Episodes
-from textrl_agents.policies import CausalLMPolicy, NetworkPolicy, ResidualPolicy
+from textrl_agents.policies import CausalLMPolicy, NetworkPolicy, ResidualPolicy, Sampling
 from textrl_agents.ppo import PPO, PPOConfig
 from textrl_agents.reinforce import REINFORCE, REINFORCEConfig
 from textrl_envs.language_models.causal import CausalLanguageModel
@@ -54,7 +54,7 @@ def make(kind: str) -> NetworkPolicy:
     if kind == "larger vocabulary":
         return valued(causal_policy(tiny_gpt2(11, seed=1), vocabulary_size=4))
     if kind == "temperature":
-        return valued(causal_policy(tiny_llama(seed=1), temperature=1.6))
+        return valued(causal_policy(tiny_llama(seed=1), sampling=Sampling(temperature=1.6)))
     if kind == "value model":
         return valued(causal_policy(tiny_gpt2(seed=1), value_model=tiny_llama(seed=2)))
     return valued(causal_policy(tiny_llama(seed=1) if kind == "llama" else tiny_gpt2(seed=1)))
@@ -126,10 +126,14 @@ def plain_outputs(policy: NetworkPolicy, episodes: Episodes) -> tuple[Tensor, Te
             reference = policy.reference.model.double()(input_ids=ids, attention_mask=mask)
         hidden = read(policy.trunk)
         logits = reference.logits.log_softmax(-1) + policy.head(hidden)
-        return (logits / policy.temperature).log_softmax(-1), policy.value_head(hidden)[..., 0]
+        return (logits / policy.sampling.temperature).log_softmax(-1), policy.value_head(hidden)[
+            ..., 0
+        ]
     assert isinstance(policy, CausalLMPolicy)
     logits = policy.model(input_ids=ids, attention_mask=mask, use_cache=False).logits
-    log_probs = (logits[..., : policy.vocabulary_size] / policy.temperature).log_softmax(-1)
+    log_probs = (logits[..., : policy.vocabulary_size] / policy.sampling.temperature).log_softmax(
+        -1
+    )
     trunk = policy.value_trunk if policy.values_episodes else policy.trunk
     return log_probs, policy.value_head(read(trunk))[..., 0]
 

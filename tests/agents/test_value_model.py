@@ -22,7 +22,7 @@ from tests.agents.tiny import (
 )
 from textrl_agents.collector import Collector
 from textrl_agents.episodes import Episodes
-from textrl_agents.policies import CausalLMPolicy, load_policy
+from textrl_agents.policies import CausalLMPolicy, Sampling, load_policy
 from textrl_agents.ppo import PPO, PPOConfig
 from textrl_agents.reinforce import REINFORCE, REINFORCEConfig
 from textrl_envs.errors import InvalidInputError
@@ -336,7 +336,7 @@ def test_the_reference_may_be_given_a_value_model() -> None:
 
 @kinds
 def test_a_saved_policy_answers_and_values_as_before(kind: str, tmp_path: Path) -> None:
-    _, policy = make(kind, temperature=1.3)
+    _, policy = make(kind, sampling=Sampling(temperature=1.3))
     policy.save(tmp_path / "policy")
     loaded = load_policy(tmp_path / "policy", device="cpu")
     assert isinstance(loaded, CausalLMPolicy)

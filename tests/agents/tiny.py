@@ -19,7 +19,7 @@ from torch import Tensor
 
 from textrl_agents.episodes import Episodes
 from textrl_agents.on_policy import OnPolicyAgent
-from textrl_agents.policies import CausalLMPolicy, NetworkPolicy, Policy, ResidualPolicy
+from textrl_agents.policies import CausalLMPolicy, NetworkPolicy, Policy, ResidualPolicy, Sampling
 from textrl_envs.core import FinishReason
 from textrl_envs.language_models.causal import CausalLanguageModel
 from textrl_envs.language_models.ngram import NGramModel
@@ -384,7 +384,28 @@ def next_outputs(twin: Policy, prefixes: Sequence[Response]) -> tuple[Tensor, Te
     else:
         assert isinstance(twin, CausalLMPolicy)
         logits = twin.model.get_output_embeddings()(hidden)[:, : twin.vocabulary_size]
-    return (logits / twin.temperature).log_softmax(-1), twin.value_head(hidden)[:, 0]
+    assert isinstance(twin.reference, NGramModel | None)
+    rows = None if twin.reference is None else torch.from_numpy(twin.reference.table)[ids[:, -1]]
+    return sampled_by_hand(logits, twin.sampling, rows), twin.value_head(hidden)[:, 0]
+
+
+def sampled_by_hand(logits: Tensor, sampling: Sampling, ref_log_probs: Tensor | None) -> Tensor:
+    """Returns the log-probabilities that are drawn from, [n, V]; log 1e-300 for the impossible."""
+    rows = []
+    for i, row in enumerate(logits / sampling.temperature):
+        ranks = sorted((-logit, token) for token, logit in enumerate(row.tolist()))
+        likeliest = [token for _, token in ranks][: sampling.top_k]
+        totals = itertools.accumulate(row[likeliest].softmax(-1).tolist())
+        count = 1 + sum(total < sampling.top_p for total in list(totals)[:-1])
+        kept = torch.tensor(likeliest[:count])
+        probabilities = torch.zeros_like(row).index_add(0, kept, row[kept].softmax(-1))
+        if sampling.reference_share:
+            assert ref_log_probs is not None
+            probabilities = torch.lerp(
+                probabilities, ref_log_probs[i].exp(), sampling.reference_share
+            )
+        rows.append(probabilities.clamp(min=1e-300).log())
+    return torch.stack(rows)
 
 
 def enumerate_exactly(task: Task, twin: Policy) -> Exact:

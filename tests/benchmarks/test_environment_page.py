@@ -11,6 +11,7 @@ from textrl_agents.policies import TablePolicy
 from textrl_benchmarks import environment_page, over_optimisation, training
 from textrl_benchmarks.commands.train import Train
 from textrl_benchmarks.environment_page import LEARNERS, SEEDS, Page, environments, runs
+from textrl_benchmarks.marked_page import replaced
 from textrl_benchmarks.over_optimisation import fit
 from textrl_envs.errors import InvalidInputError
 from textrl_envs.optimum import has_exact_optimum
@@ -23,25 +24,25 @@ def test_what_stands_between_two_marks_is_replaced_and_the_rest_kept() -> None:
     text = (
         "above\n<!-- table -->\nold\nolder\n<!-- end -->\nbelow\n<!-- figures -->\n<!-- end -->\n"
     )
-    found = environment_page._replaced(text, "table", ["new", "newer"])
+    found = replaced(text, "table", ["new", "newer"])
     assert found == (
         "above\n<!-- table -->\nnew\nnewer\n<!-- end -->\nbelow\n<!-- figures -->\n<!-- end -->\n"
     )
-    again = environment_page._replaced(found, "figures", ["![one](two.png)"])
+    again = replaced(found, "figures", ["![one](two.png)"])
     assert again == found.replace("figures -->\n", "figures -->\n![one](two.png)\n")
-    assert environment_page._replaced(found, "table", ["new", "newer"]) == found
+    assert replaced(found, "table", ["new", "newer"]) == found
 
 
 @pytest.mark.parametrize("text", ["", "<!-- table -->\nno end", "<!-- end -->", "<!-- table --> x"])
 def test_a_page_without_the_marks_is_refused(text: str) -> None:
     with pytest.raises(InvalidInputError, match="no place marked <!-- table -->"):
-        environment_page._replaced(text, "table", ["new"])
+        replaced(text, "table", ["new"])
 
 
 def test_the_page_there_is_has_both_marks() -> None:
     text = (Path(__file__).parents[2] / "docs" / "environments.md").read_text()
     for name in ("table", "figures"):
-        assert "NEW" in environment_page._replaced(text, name, ["NEW"])
+        assert "NEW" in replaced(text, name, ["NEW"])
 
 
 def test_a_curve_is_averaged_over_neighbouring_batches() -> None:

@@ -72,13 +72,29 @@ class RewardLaw:
         The usual log n − (n − 1)/n is an upper bound of this KL (Beirami et al. 2024,
         arXiv:2401.01879), far off where scores tie.
         """
+        powers = np.exp(number * self._log_below())  # F_{i-1}^n for each i, then 1
+        return self._point(np.diff(powers))
+
+    def best_of_log_ratios(self, number: int) -> Floats:
+        """Returns log([F_i^n − F_{i−1}^n] / p_i) of each score, in nats, (A,).
+
+        What the best of n samples is likelier than a sample, among the texts of that score.
+        """
+        log_below = self._log_below()
+        before, log_cdf = log_below[:-1], log_below[1:]
+        gap = np.full(len(before), np.inf)  # log F_i − log F_{i−1}: nothing is below the lowest
+        np.subtract(log_cdf, before, where=np.isfinite(before), out=gap)
+        found: Floats = number * log_cdf + np.log(-np.expm1(-number * gap)) - np.log(self.probs)
+        return found
+
+    def _log_below(self) -> Floats:
+        """Returns log P(score < r_i) for each i, then 0, (A + 1,)."""
         # From the top: 1 − F is what remains above, exact where F is nearly 1.
         above = np.append(np.cumsum(self.probs[::-1])[::-1], 0.0)  # P(score ≥ r_i), then 0
-        log_below = np.log1p(
+        found: Floats = np.log1p(
             -np.minimum(above, 1.0), where=above < 1, out=np.full(len(above), -np.inf)
         )
-        powers = np.exp(number * log_below)  # F_{i-1}^n for each i, then 1
-        return self._point(np.diff(powers))
+        return found
 
     def _point(self, chosen: Floats) -> FrontierPoint:
         log_ratio = np.log(chosen / self.probs, where=chosen > 0, out=np.zeros(len(chosen)))

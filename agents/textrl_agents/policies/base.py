@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from textrl_agents.episodes import Episodes
 from textrl_agents.policies.distribution import TokenDistribution
-from textrl_envs.errors import InvalidInputError
+from textrl_agents.policies.sampling import PLAIN, Sampling
 
 __all__ = ["Policy", "PolicyStep", "TokenEvaluation", "response_tokens"]
 
@@ -51,10 +51,8 @@ class Policy(nn.Module, ABC):
 
     Args:
         vocabulary_size: V of the environment.
-        temperature: divides the logits, in sampling and in every log-probability alike.
-
-    Raises:
-        InvalidInputError: a temperature that is not positive.
+        sampling: how the distribution is made of the logits, in drawing and in every
+            log-probability alike.
     """
 
     default_learning_rate: ClassVar[float]
@@ -64,12 +62,10 @@ class Policy(nn.Module, ABC):
     values_episodes: bool = False
     """Values come from `episode_values`, and not from `step`."""
 
-    def __init__(self, *, vocabulary_size: int, temperature: float = 1.0) -> None:
+    def __init__(self, *, vocabulary_size: int, sampling: Sampling = PLAIN) -> None:
         super().__init__()
-        if not temperature > 0:
-            raise InvalidInputError(f"temperature must be positive; got {temperature}.")
         self._vocabulary_size = vocabulary_size
-        self.temperature = temperature
+        self.sampling = sampling
         self.eval()
 
     def train(self, mode: bool = True) -> Self:

@@ -3,6 +3,7 @@
 import copy
 import json
 import shutil
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -14,7 +15,15 @@ from torch import Tensor
 from transformers import AutoModel
 
 from textrl_agents.episodes import Episodes
-from textrl_agents.policies.network import NetworkPolicy, Places, new_value_head
+from textrl_agents.policies.network import (
+    NetworkPolicy,
+    Places,
+    load_reference,
+    new_value_head,
+    save_reference,
+)
+from textrl_agents.policies.sampling import PLAIN, Sampling, read_sampling
+from textrl_envs.language_models.base import LanguageModel
 from textrl_envs.language_models.causal import CausalLanguageModel, check_vocabulary
 from textrl_envs.language_models.decoder import Decoder, choose_device, load_causal_lm
 
@@ -32,11 +41,13 @@ class CausalLMPolicy(NetworkPolicy):
         value_model: a Transformers decoder of the same vocabulary, trained in place too. Where it
             has a head `score` of one output, as reward models have, the value begins as its score.
         vocabulary_size: V of the environment; None takes the model's.
-        temperature: divides the logits.
+        sampling: how the distribution is made of the logits.
+        reference: what `sampling` mixes in, if it does. It is shared, and not trained.
         device: "auto", "cpu", "cuda", ...
 
     Raises:
-        InvalidInputError: a model that cannot be taken apart, or with too small a vocabulary.
+        InvalidInputError: a model that cannot be taken apart, or with too small a vocabulary; a
+            share of the reference, and no reference.
     """
 
     default_learning_rate: ClassVar[float] = 1e-4
@@ -47,7 +58,8 @@ class CausalLMPolicy(NetworkPolicy):
         *,
         value_model: Any | None = None,  # noqa: ANN401
         vocabulary_size: int | None = None,
-        temperature: float = 1.0,
+        sampling: Sampling = PLAIN,
+        reference: LanguageModel | None = None,
         device: str = "auto",
     ) -> None:
         model = model.to(choose_device(device)).requires_grad_(True)
@@ -56,7 +68,8 @@ class CausalLMPolicy(NetworkPolicy):
         super().__init__(
             decoder,
             vocabulary_size=vocabulary_size or decoder.vocabulary_size,
-            temperature=temperature,
+            sampling=sampling,
+            reference=reference,
         )
         self.model = model
         self._value_decoder: Decoder | None = None
@@ -83,14 +96,15 @@ class CausalLMPolicy(NetworkPolicy):
         reference: CausalLanguageModel,
         *,
         value_model: Any | None = None,  # noqa: ANN401
-        temperature: float = 1.0,
+        sampling: Sampling = PLAIN,
     ) -> "CausalLMPolicy":
         """Returns a policy that starts as a copy of the reference: their KL is 0."""
         return cls(
             copy.deepcopy(reference.model),
             value_model=value_model,
             vocabulary_size=reference.vocabulary_size,
-            temperature=temperature,
+            sampling=sampling,
+            reference=reference if sampling.reference_share else None,
             device=str(next(reference.model.parameters()).device),
         )
 
@@ -147,10 +161,12 @@ class CausalLMPolicy(NetworkPolicy):
         shutil.rmtree(folder / "value_model", ignore_errors=True)
         if self._value_decoder is not None:
             self.value_trunk.save_pretrained(folder / "value_model")
+        if self.sampling.reference_share and self.reference is not None:
+            save_reference(self.reference, folder)
         about = {
             "kind": "causal_lm",
             "vocabulary_size": self.vocabulary_size,
-            "temperature": self.temperature,
+            "sampling": asdict(self.sampling),
         }
         (folder / "policy.json").write_text(json.dumps(about, indent=2) + "\n")
 
@@ -163,11 +179,15 @@ class CausalLMPolicy(NetworkPolicy):
             value_model = AutoModel.from_pretrained(
                 folder / "value_model", dtype=torch.float32, use_safetensors=True
             )
+        sampling, reference = read_sampling(about), None
+        if sampling.reference_share:
+            reference = load_reference(folder, about["vocabulary_size"])
         policy = cls(
             load_causal_lm(str(folder)),
             value_model=value_model,
             vocabulary_size=about["vocabulary_size"],
-            temperature=about["temperature"],
+            sampling=sampling,
+            reference=reference,
             device=device,
         )
         head = load_file(folder / "value_head.safetensors", device=str(torch.device(policy.device)))

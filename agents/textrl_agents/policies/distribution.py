@@ -13,7 +13,7 @@ from torch.autograd.function import once_differentiable
 
 from textrl_envs.language_models.fast.softmax import CompiledSoftmax
 
-__all__ = ["TokenDistribution", "sample", "token_log_probs"]
+__all__ = ["LOWEST", "TokenDistribution", "blocks_of_rows", "sample", "token_log_probs"]
 
 BLOCK = 128
 """Tokens that are summed before the place of a draw is looked for among them."""
@@ -156,7 +156,7 @@ class _TokenLogProbs(torch.autograd.Function):
         with_entropies: bool,
     ) -> tuple[Tensor, Tensor]:
         chosen, entropies = logits.new_empty(len(logits)), logits.new_zeros(len(logits))
-        for rows in _blocks_of_rows(logits):
+        for rows in blocks_of_rows(logits):
             found, surprise = _become_probabilities(logits[rows], tokens[rows], with_entropies)
             chosen[rows] = found
             if surprise is not None:
@@ -176,7 +176,7 @@ class _TokenLogProbs(torch.autograd.Function):
         if for_entropy is None or not for_entropy.any():
             found.mul_(-for_log_prob[:, None])
         else:
-            for rows in _blocks_of_rows(found):
+            for rows in blocks_of_rows(found):
                 factor = found[rows].log().clamp_(min=LOWEST).add_(entropies[rows, None])
                 factor.mul_(-for_entropy[rows, None]).sub_(for_log_prob[rows, None])
                 found[rows] *= factor
@@ -203,7 +203,7 @@ def _become_probabilities(
     return chosen, torch.linalg.vecdot(probabilities, surprise)
 
 
-def _blocks_of_rows(matrix: Tensor) -> Iterator[slice]:
+def blocks_of_rows(matrix: Tensor) -> Iterator[slice]:
     """Yields parts of the rows that stay in the processor's cache, or nearly."""
     step = max(1, BLOCK_ELEMENTS // matrix.shape[1])
     return (slice(start, start + step) for start in range(0, len(matrix), step))

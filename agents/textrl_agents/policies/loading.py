@@ -1,12 +1,16 @@
 """Makes the policy that suits an environment, and reads saved ones."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from textrl_agents.policies.base import Policy
 from textrl_agents.policies.causal_lm import CausalLMPolicy
+from textrl_agents.policies.lora import Lora, LoraPolicy
+from textrl_agents.policies.lstm import LSTMPolicy
 from textrl_agents.policies.residual import ResidualPolicy
+from textrl_agents.policies.sampling import PLAIN, Sampling
 from textrl_agents.policies.table import TablePolicy
 from textrl_envs.errors import InvalidInputError, nearest
 from textrl_envs.language_models.causal import CausalLanguageModel, check_vocabulary
@@ -17,6 +21,8 @@ __all__ = ["load_policy", "make_policy"]
 
 KINDS: dict[str, type[Policy]] = {
     "causal_lm": CausalLMPolicy,
+    "lora": LoraPolicy,
+    "lstm": LSTMPolicy,
     "residual": ResidualPolicy,
     "table": TablePolicy,
 }
@@ -26,28 +32,39 @@ def make_policy(
     envs: Any,  # noqa: ANN401 - a scalar or vector text environment, wrapped or not
     *,
     model: str | None = None,
+    lora: Lora | Mapping[str, Any] | None = None,
     seed: int = 0,
-    temperature: float = 1.0,
+    sampling: Sampling = PLAIN,
     device: str = "auto",
 ) -> Policy:
     """Makes a policy for an environment.
 
-    With `model`, a Transformers folder, that model is trained; "table" stands for a `TablePolicy`.
+    With `model`, a Transformers folder, that model is trained; "table" stands for a `TablePolicy`,
+    "lstm" for an `LSTMPolicy` over the reference, or by itself where there is none.
     Without, the environment's reference decides: a copy of it is trained if it is a Transformers
     model, and a small network over its logits if it is of another kind.
 
+    With `lora`, such as `{"rank": 8}`, only adapters of the Transformers model are trained
+    (`LoraPolicy`); the reference and the policy over it then have their weights in common.
+
     Raises:
-        InvalidInputError: neither model nor reference, or vocabularies that do not match.
+        InvalidInputError: neither model nor reference, vocabularies that do not match, or `lora`
+            where no Transformers model is trained.
     """
     task = envs.unwrapped.task
+    if lora is not None:
+        return _make_lora(envs, model, Lora.of(lora), seed, sampling, device)
     if model == "table":
-        return TablePolicy.of(envs, temperature=temperature)
+        return TablePolicy.of(envs, sampling=sampling)
+    if model == "lstm":
+        return _make_lstm(envs, seed, sampling, device)
     if model is not None:
         check_same_vocabulary(model, task.tokenizer)
         policy: Policy = CausalLMPolicy(
             load_causal_lm(model),
             vocabulary_size=task.vocabulary_size,
-            temperature=temperature,
+            sampling=sampling,
+            reference=envs.unwrapped.reference if sampling.reference_share else None,
             device=device,
         )
         policy.check_length(task.max_tokens)
@@ -60,12 +77,62 @@ def make_policy(
         )
     check_vocabulary(reference.vocabulary_size, task.vocabulary_size)
     if isinstance(reference, CausalLanguageModel):
-        policy = CausalLMPolicy.of_reference(reference, temperature=temperature)
+        policy = CausalLMPolicy.of_reference(reference, sampling=sampling)
         policy.check_length(task.max_tokens)
         return policy
     return ResidualPolicy(
-        reference, max_tokens=task.max_tokens, seed=seed, temperature=temperature, device=device
+        reference, max_tokens=task.max_tokens, seed=seed, sampling=sampling, device=device
     )
+
+
+def _make_lstm(
+    envs: Any,  # noqa: ANN401
+    seed: int,
+    sampling: Sampling,
+    device: str,
+) -> Policy:
+    task, reference = envs.unwrapped.task, envs.unwrapped.reference
+    if reference is not None:
+        check_vocabulary(reference.vocabulary_size, task.vocabulary_size)
+    return LSTMPolicy(
+        vocabulary_size=task.vocabulary_size if reference is None else reference.vocabulary_size,
+        reference=reference,
+        seed=seed,
+        sampling=sampling,
+        device=device,
+    )
+
+
+def _make_lora(
+    envs: Any,  # noqa: ANN401
+    model: str | None,
+    lora: Lora,
+    seed: int,
+    sampling: Sampling,
+    device: str,
+) -> Policy:
+    task, reference = envs.unwrapped.task, envs.unwrapped.reference
+    if model is None and isinstance(reference, CausalLanguageModel):
+        check_vocabulary(reference.vocabulary_size, task.vocabulary_size)
+        policy = LoraPolicy.on_reference(reference, lora=lora, seed=seed, sampling=sampling)
+    elif model is None or model in ("table", "lstm"):
+        raise InvalidInputError(
+            "LoRA adapts a Transformers model. Give the policy one, a folder: the environment's "
+            "reference is none, and neither is a table or an LSTM."
+        )
+    else:
+        check_same_vocabulary(model, task.tokenizer)
+        policy = LoraPolicy(
+            load_causal_lm(model),
+            lora=lora,
+            seed=seed,
+            vocabulary_size=task.vocabulary_size,
+            sampling=sampling,
+            reference=reference if sampling.reference_share else None,
+            device=device,
+        )
+    policy.check_length(task.max_tokens)
+    return policy
 
 
 def load_policy(folder: str | Path, *, device: str = "auto") -> Policy:

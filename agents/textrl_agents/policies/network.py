@@ -2,6 +2,7 @@
 
 from abc import abstractmethod
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,10 +15,14 @@ from torch.utils.checkpoint import checkpoint
 from textrl_agents.episodes import Episodes
 from textrl_agents.policies.base import Policy, TokenEvaluation, response_tokens
 from textrl_agents.policies.distribution import TokenDistribution, token_log_probs
+from textrl_agents.policies.sampling import PLAIN, Sampling
+from textrl_envs.language_models.base import LanguageModel
 from textrl_envs.language_models.decoder import Decoder
+from textrl_envs.language_models.ngram import NGramModel
 from textrl_envs.language_models.prefix_reader import weights_version
+from textrl_envs.language_models.top_k import TopKModel
 
-__all__ = ["NetworkPolicy", "Places", "new_value_head"]
+__all__ = ["NetworkPolicy", "Places", "load_reference", "new_value_head", "save_reference"]
 
 Places = tuple[NDArray[np.int64], NDArray[np.int64]]
 
@@ -48,14 +53,25 @@ class NetworkPolicy(Policy):
     Args:
         decoder: trunk and head.
         vocabulary_size: V of the environment; logits beyond it are left out.
-        temperature: divides the logits, in sampling and in every log-probability alike.
+        sampling: how the distribution is made of the logits, in drawing and in every
+            log-probability alike.
+        reference: what `sampling` mixes in, if it does. It is shared, and not trained.
 
     Raises:
-        InvalidInputError: a temperature that is not positive.
+        InvalidInputError: a share of the reference, and no reference.
     """
 
-    def __init__(self, decoder: Decoder, *, vocabulary_size: int, temperature: float = 1.0) -> None:
-        super().__init__(vocabulary_size=vocabulary_size, temperature=temperature)
+    def __init__(
+        self,
+        decoder: Decoder,
+        *,
+        vocabulary_size: int,
+        sampling: Sampling = PLAIN,
+        reference: LanguageModel | None = None,
+    ) -> None:
+        sampling.check_reference(reference)
+        super().__init__(vocabulary_size=vocabulary_size, sampling=sampling)
+        self.reference = reference
         self.trunk = decoder.trunk
         width: int = decoder.trunk.config.hidden_size  # type: ignore[assignment, union-attr]
         self.value_head = new_value_head(width, decoder.device)
@@ -97,12 +113,14 @@ class NetworkPolicy(Policy):
     def forget(self) -> None:
         """Drops what is remembered between calls: the next numbers are fresh, to the last bit."""
         self._decoder.forget()
+        if self.reference is not None:
+            self.reference.forget()
         self._memo = None
 
     def _read(self, obs: Any) -> tuple[TokenDistribution, Tensor]:  # noqa: ANN401 - either form
         hidden = self._decoder.reader.read(obs)
         stamps = self._decoder.reader.stamps[: len(hidden)].copy()
-        key = (len(hidden), self._weights_version(), self.temperature)
+        key = (len(hidden), self._weights_version(), self.sampling)
         memo = self._memo if self._memo is not None and self._memo.key == key else None
         if memo is not None and np.array_equal(memo.stamps, stamps):
             return memo.distribution, memo.values
@@ -122,9 +140,18 @@ class NetworkPolicy(Policy):
             rows = np.flatnonzero(memo.stamps != stamps)
             if len(rows) <= MOST_ROWS_ALONE * len(stamps):
                 some = torch.from_numpy(rows)
-                memo.logits[some] = self._scaled(self.next_logits(hidden, obs, some))
+                memo.logits[some] = self._next_sampled(hidden, obs, some)
                 return memo.logits
-        return self._scaled(self.next_logits(hidden, obs, slice(None)))
+        return self._next_sampled(hidden, obs, slice(None))
+
+    def _next_sampled(self, hidden: Tensor, obs: Any, rows: slice | Tensor) -> Tensor:  # noqa: ANN401
+        """Returns the logits of what is drawn from, after some of the observations, [R, V]."""
+        logits = _promoted(self.next_logits(hidden, obs, rows))
+        ref_log_probs = None
+        if self.sampling.reference_share:
+            assert self.reference is not None
+            ref_log_probs = torch.from_numpy(self.reference.next_log_probs(obs)).to(logits)[rows]
+        return self.sampling.apply(logits, ref_log_probs=ref_log_probs)
 
     def evaluate(self, episodes: Episodes, *, with_entropies: bool = True) -> TokenEvaluation:
         """Returns log-prob, entropy and value of the M response tokens, with gradients.
@@ -170,16 +197,18 @@ class NetworkPolicy(Policy):
         tokens: Tensor,
         with_entropies: bool,
     ) -> tuple[Tensor, Tensor]:
-        logits = self._scaled(self.episode_logits(hidden, episodes, places))
+        logits = _promoted(self.episode_logits(hidden, episodes, places))
+        ref_log_probs = None
+        if self.sampling.reference_share:
+            assert self.reference is not None
+            found = self.reference.log_probs_at(episodes.input_ids, episodes.attention_mask, places)
+            ref_log_probs = torch.from_numpy(found).to(logits)
+        logits = self.sampling.apply(logits, ref_log_probs=ref_log_probs, tokens=tokens)
         return token_log_probs(logits, tokens, with_entropies=with_entropies)
-
-    def _scaled(self, logits: Tensor) -> Tensor:
-        logits = logits.float()
-        return logits if self.temperature == 1 else logits / self.temperature
 
     def _value_of(self, hidden: Tensor) -> Tensor:
         """Returns values [N] from hidden states [N, H]."""
-        values: Tensor = self.value_head(hidden.float())[:, 0]
+        values: Tensor = self.value_head(_promoted(hidden))[:, 0]
         return values
 
     def _episode_value_of(self, hidden: Tensor, episodes: Episodes) -> Tensor:
@@ -192,6 +221,11 @@ class NetworkPolicy(Policy):
         return weights_version(self._weights)
 
 
+def _promoted(tensor: Tensor) -> Tensor:
+    """Half precision is too coarse for a log-ratio; float64 stays what it is."""
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
+
+
 def new_value_head(width: int, device: torch.device) -> nn.Linear:
     """Returns a head that gives 0, so that the first advantages are no noise of a random value."""
     # Not initialised, so that no generator is drawn from.
@@ -199,3 +233,20 @@ def new_value_head(width: int, device: torch.device) -> nn.Linear:
     nn.init.zeros_(head.weight)
     nn.init.zeros_(head.bias)
     return head
+
+
+def save_reference(reference: LanguageModel, folder: Path) -> None:
+    """Writes a reference beside its policy."""
+    is_table = isinstance(reference, NGramModel)
+    reference.save(folder / ("ngram.safetensors" if is_table else "reference"))  # type: ignore[attr-defined]
+
+
+def load_reference(folder: Path, vocabulary_size: int) -> LanguageModel:
+    """Reads what `save_reference` wrote."""
+    if (folder / "ngram.safetensors").exists():
+        return NGramModel.load(folder / "ngram.safetensors")
+    if (folder / "reference" / "top_k.json").exists():
+        return TopKModel.load(folder / "reference")
+    from textrl_envs.language_models.causal import CausalLanguageModel
+
+    return CausalLanguageModel.load(str(folder / "reference"), vocabulary_size=vocabulary_size)

@@ -5,6 +5,7 @@ was paid for by learning.
 """
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -14,13 +15,17 @@ from torch import Tensor, nn
 from torch.nn.utils import skip_init
 
 from textrl_agents.episodes import Episodes
-from textrl_agents.policies.network import NetworkPolicy, Places
+from textrl_agents.policies.network import (
+    NetworkPolicy,
+    Places,
+    load_reference,
+    save_reference,
+)
+from textrl_agents.policies.sampling import PLAIN, Sampling, read_sampling
 from textrl_envs.errors import InvalidInputError
 from textrl_envs.language_models.base import LanguageModel
 from textrl_envs.language_models.decoder import Decoder, choose_device
-from textrl_envs.language_models.ngram import NGramModel
 from textrl_envs.language_models.prefix_reader import PrefixReader
-from textrl_envs.language_models.top_k import TopKModel
 
 __all__ = ["ResidualPolicy"]
 
@@ -35,7 +40,7 @@ class ResidualPolicy(NetworkPolicy):
         width: hidden size.
         heads: attention heads.
         seed: of the network's first weights.
-        temperature: divides the logits.
+        sampling: how the distribution is made of the logits.
         device: "auto", "cpu", "cuda", ...
 
     Raises:
@@ -43,6 +48,7 @@ class ResidualPolicy(NetworkPolicy):
     """
 
     default_learning_rate: ClassVar[float] = 2e-3
+    reference: LanguageModel
 
     def __init__(
         self,
@@ -53,7 +59,7 @@ class ResidualPolicy(NetworkPolicy):
         width: int = 64,
         heads: int = 4,
         seed: int = 0,
-        temperature: float = 1.0,
+        sampling: Sampling = PLAIN,
         device: str = "auto",
     ) -> None:
         if width % heads:
@@ -61,16 +67,13 @@ class ResidualPolicy(NetworkPolicy):
         self._shape = {"max_tokens": max_tokens, "layers": layers, "width": width, "heads": heads}
         decoder = _small_decoder(reference.vocabulary_size, self._shape, seed, device)
         super().__init__(
-            decoder, vocabulary_size=reference.vocabulary_size, temperature=temperature
+            decoder,
+            vocabulary_size=reference.vocabulary_size,
+            sampling=sampling,
+            reference=reference,
         )
         assert isinstance(decoder.head, nn.Linear)
         self.head = decoder.head
-        self.reference = reference
-
-    def forget(self) -> None:
-        """Drops what network and reference remember between calls."""
-        super().forget()
-        self.reference.forget()
 
     def next_logits(self, hidden: Tensor, obs: Any, rows: slice | Tensor) -> Tensor:  # noqa: ANN401
         """Returns the logits after some of the observations, [R, V]."""
@@ -89,12 +92,11 @@ class ResidualPolicy(NetworkPolicy):
         """Writes network and reference, so that the folder stands alone."""
         folder.mkdir(parents=True, exist_ok=True)
         save_file(self.state_dict(), folder / "residual.safetensors")
-        is_table = isinstance(self.reference, NGramModel)
-        self.reference.save(folder / ("ngram.safetensors" if is_table else "reference"))  # type: ignore[attr-defined]
+        save_reference(self.reference, folder)
         about = {
             "kind": "residual",
             "vocabulary_size": self.vocabulary_size,
-            "temperature": self.temperature,
+            "sampling": asdict(self.sampling),
             **self._shape,
         }
         (folder / "policy.json").write_text(json.dumps(about, indent=2) + "\n")
@@ -104,8 +106,8 @@ class ResidualPolicy(NetworkPolicy):
         """Reads what `save` wrote."""
         about = json.loads((folder / "policy.json").read_text())
         about.pop("kind")
-        reference = _load_reference(folder, about.pop("vocabulary_size"))
-        policy = cls(reference, device=device, **about)
+        reference = load_reference(folder, about.pop("vocabulary_size"))
+        policy = cls(reference, sampling=read_sampling(about), device=device, **about)
         policy.load_state_dict(load_file(folder / "residual.safetensors"))
         return policy
 
@@ -137,13 +139,3 @@ def _small_decoder(vocabulary_size: int, shape: dict[str, int], seed: int, devic
     nn.Module.to(trunk, place)
     head.to(place)
     return Decoder(trunk, head, PrefixReader(trunk), vocabulary_size)
-
-
-def _load_reference(folder: Path, vocabulary_size: int) -> LanguageModel:
-    if (folder / "ngram.safetensors").exists():
-        return NGramModel.load(folder / "ngram.safetensors")
-    if (folder / "reference" / "top_k.json").exists():
-        return TopKModel.load(folder / "reference")
-    from textrl_envs.language_models.causal import CausalLanguageModel
-
-    return CausalLanguageModel.load(str(folder / "reference"), vocabulary_size=vocabulary_size)

@@ -5,18 +5,19 @@ without a network. And it is evaluated exactly, without sampling.
 """
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from textrl_agents.episodes import Episodes
 from textrl_agents.policies.base import Policy, TokenEvaluation, response_tokens
 from textrl_agents.policies.distribution import TokenDistribution, token_log_probs
+from textrl_agents.policies.sampling import PLAIN, Sampling, read_sampling
 from textrl_envs.environments import build_task
 from textrl_envs.errors import InvalidInputError
 from textrl_envs.optimum.dynamic_programming import Expectations, expectations
@@ -34,7 +35,7 @@ class TablePolicy(Policy):
     Args:
         task: one whose optimum is exact; its nodes (`textrl_envs.optimum`) are the rows.
         source: name and parameters that `build_task` makes the task from, for `save`.
-        temperature: divides the logits.
+        sampling: how the distribution is made of the logits.
 
     Raises:
         InvalidInputError: a task without exact optimum, or with too many nodes.
@@ -43,9 +44,9 @@ class TablePolicy(Policy):
     default_learning_rate: ClassVar[float] = 0.05
 
     def __init__(
-        self, task: Task, *, source: dict[str, Any] | None = None, temperature: float = 1.0
+        self, task: Task, *, source: dict[str, Any] | None = None, sampling: Sampling = PLAIN
     ) -> None:
-        super().__init__(vocabulary_size=task.vocabulary_size, temperature=temperature)
+        super().__init__(vocabulary_size=task.vocabulary_size, sampling=sampling)
         self.mdp = build_mdp(task)
         self._source = source
         shape = (self.mdp.limit, *self.mdp.log_ref.shape)
@@ -59,10 +60,10 @@ class TablePolicy(Policy):
         self._log_ref = torch.from_numpy(self.mdp.log_ref)
 
     @classmethod
-    def of(cls, envs: Any, *, temperature: float = 1.0) -> Self:  # noqa: ANN401
+    def of(cls, envs: Any, *, sampling: Sampling = PLAIN) -> Self:  # noqa: ANN401
         """Makes the table of an environment, wrapped or not."""
         base = envs.unwrapped
-        return cls(base.task, source=base.source, temperature=temperature)
+        return cls(base.task, source=base.source, sampling=sampling)
 
     def exact(self) -> Expectations:
         """Returns what the policy earns, pays in KL and measures, for each prompt, exactly."""
@@ -88,7 +89,7 @@ class TablePolicy(Policy):
             )
         folder.mkdir(parents=True, exist_ok=True)
         save_file(self.state_dict(), folder / "table.safetensors")
-        about = {"kind": "table", "temperature": self.temperature, **self._source}
+        about = {"kind": "table", "sampling": asdict(self.sampling), **self._source}
         (folder / "policy.json").write_text(json.dumps(about, indent=2) + "\n")
 
     @classmethod
@@ -97,20 +98,20 @@ class TablePolicy(Policy):
         about = json.loads((folder / "policy.json").read_text())
         source = {"task": about["task"], "parameters": about["parameters"]}
         task = build_task(about["task"], about["parameters"])
-        policy = cls(task, source=source, temperature=about["temperature"])
+        policy = cls(task, source=source, sampling=read_sampling(about))
         policy.load_state_dict(load_file(folder / "table.safetensors"))
         return policy
 
     def _log_probs_at(self, time: int) -> Tensor:
-        logits = (self._log_ref + self.table[time]) / self.temperature
-        return logits.log_softmax(-1)
+        return self._sampled(self._log_ref, self.table[time]).log_softmax(-1)
 
-    def _logits(self, time: NDArray[np.int64], node: NDArray[np.int64]) -> Tensor:
-        return (self._log_ref[node] + self.table[time, node]) / self.temperature
+    def _sampled(self, log_ref: Tensor, table: Tensor, tokens: Tensor | None = None) -> Tensor:
+        return self.sampling.apply(log_ref + table, ref_log_probs=log_ref, tokens=tokens)
 
     def _read(self, obs: Any) -> tuple[TokenDistribution, Tensor]:  # noqa: ANN401 - either form
         time, node, *_ = self.mdp.locate(obs)
-        return TokenDistribution(self._logits(time, node)), self.values[time, node]
+        logits = self._sampled(self._log_ref[node], self.table[time, node])
+        return TokenDistribution(logits), self.values[time, node]
 
     def evaluate(self, episodes: Episodes, *, with_entropies: bool = True) -> TokenEvaluation:
         """Returns log-prob, entropy and value of the M response tokens, with gradients."""
@@ -119,4 +120,5 @@ class TablePolicy(Policy):
         times = np.broadcast_to(np.arange(mask.shape[1]), mask.shape)
         place = times[mask], nodes[mask]
         tokens = response_tokens(episodes, self.device)
-        return TokenEvaluation(*token_log_probs(self._logits(*place), tokens), self.values[place])
+        logits = self._sampled(self._log_ref[nodes[mask]], self.table[place], tokens)
+        return TokenEvaluation(*token_log_probs(logits, tokens), self.values[place])

@@ -24,11 +24,16 @@ class Train:
     )
     agent: str = "ppo"
     """The algorithm: ppo, reinforce, an installed agent, or path/to/file.py:MyAgent."""
-    policy: Literal["auto", "table"] = "auto"
+    policy: Literal["auto", "table", "lstm"] = "auto"
     """What is trained: auto is the model, or a small network over the reference; table is a number
-    for each token at each node of an environment whose optimum is exact."""
+    for each token at each node of an environment whose optimum is exact; lstm is a recurrent
+    network over the reference."""
     agent_args: tuple[str, ...] = ()
     """Settings of the agent as NAME=VALUE, such as learning_rate=1e-3; docs/settings.md has all."""
+    sampling_args: tuple[str, ...] = ()
+    """How the policy samples, as NAME=VALUE: temperature, top_k, top_p, reference_share."""
+    lora_args: tuple[str, ...] = ()
+    """Train low-rank adapters of the model alone, as NAME=VALUE: rank, alpha. Needs peft."""
     total_tokens: int = 150_000
     """The budget, in generated tokens. The batch that reaches it is finished."""
     num_envs: int = 64

@@ -21,7 +21,7 @@ class Cell:
         agent: the name of its row on the board.
         entry: what `textrl_agents.make` is asked for: a name, or `path/to/file.py:MyAgent`.
         entry_version: distribution and version of an installed agent, SHA-256 of a file.
-        policy: "auto", "table" or a Transformers folder.
+        policy: "auto", "table", "lstm" or a Transformers folder.
         settings: the agent's config as given.
         seed: of training and of evaluation.
         budget_tokens: generated tokens it may learn from; 0 for what does not learn.

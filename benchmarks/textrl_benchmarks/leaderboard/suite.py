@@ -62,7 +62,7 @@ class SuiteAgent:
     Args:
         name: the row's own.
         entry: an installed agent's name, `module:Class` or `path/to/file.py:Class`.
-        policy: "auto", "table" or a Transformers folder.
+        policy: "auto", "table", "lstm" or a Transformers folder.
         settings: the agent's config.
     """
 

@@ -22,7 +22,7 @@ def entry_version(entry: str, policy: str = "auto") -> str:
 
     Args:
         entry: a row of every board, an installed agent, `module:Class` or `path/to/file.py:Class`.
-        policy: "auto", "table" or a Transformers folder.
+        policy: "auto", "table", "lstm" or a Transformers folder.
 
     Returns:
         "distribution==version", or "sha256:..." of the one file that holds the class (what that
@@ -32,7 +32,7 @@ def entry_version(entry: str, policy: str = "auto") -> str:
         InvalidInputError: no such agent, module, file or folder.
     """
     code = _code_version(entry)
-    if policy in ("auto", "table"):
+    if policy in ("auto", "table", "lstm"):
         return code
     return f"{code} weights-sha256:{weights_sha256(Path(policy))}"
 
@@ -47,7 +47,7 @@ def weights_sha256(folder: Path) -> str:
     if not weights:
         raise InvalidInputError(
             f"There are no weights (*.safetensors) in the policy folder {folder}. "
-            'A policy is "auto", "table" or a Transformers folder.'
+            'A policy is "auto", "table", "lstm" or a Transformers folder.'
         )
     files = [*weights, *folder.glob("config.json")]
     return sha256(canonical_json({file.name: _file_sha256(file) for file in files}))

@@ -204,8 +204,10 @@ def test_a_policy_never_leaves_the_kept_tokens(task: Task, batch: Any) -> None:
 def test_tokens_without_probability_leave_numbers_and_gradients_finite(task: Task) -> None:
     import torch
 
+    from textrl_agents.policies import Sampling
+
     policy = moved_policy(task)
-    policy.temperature = 0.7
+    policy.sampling = Sampling(temperature=0.7)
     evaluated = policy.evaluate(episodes_of(task, policy))
     numbers = (evaluated.log_probs, evaluated.entropies, evaluated.values)
     assert all(torch.isfinite(number).all() for number in numbers)

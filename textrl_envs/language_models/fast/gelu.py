@@ -7,6 +7,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own habit
 from torch import Tensor
+from torch.autograd import forward_ad
 from torch.autograd.function import once_differentiable
 
 from textrl_envs.language_models.fast.compiled import compile_library, in_threads
@@ -22,7 +23,8 @@ def gelu_tanh(x: Tensor) -> Tensor:
     is_plain = x.dtype == torch.float32 and x.device.type == "cpu" and x.is_contiguous()
     if not is_plain or _library() is None:
         return F.gelu(x, approximate="tanh")
-    if not (torch.is_grad_enabled() and x.requires_grad):
+    has_tangent = forward_ad.unpack_dual(x).tangent is not None
+    if not (has_tangent or (torch.is_grad_enabled() and x.requires_grad)):
         result = torch.empty_like(x)
         _run("gelu", x, result)
         return result
@@ -38,7 +40,14 @@ class _GELU(torch.autograd.Function):
         result, slope = torch.empty_like(x), torch.empty_like(x)
         _run("gelu_with_slope", x, result, slope)
         ctx.save_for_backward(slope)
+        ctx.save_for_forward(slope)
         return result
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Tensor) -> Tensor:  # noqa: ANN401
+        (slope,) = ctx.saved_tensors
+        change: Tensor = tangents[0] * slope
+        return change
 
     @staticmethod
     @once_differentiable

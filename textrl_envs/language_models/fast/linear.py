@@ -76,13 +76,20 @@ def _pack(weight: Tensor, rows: int) -> Tensor:
 
 
 class _Linear(torch.autograd.Function):
-    """The product and its two gradients, which are products too."""
+    """The product and its derivatives, backwards and forwards, which are products too."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:  # noqa: ANN401
         ctx.save_for_backward(x, weight)
-        ctx.has_bias = bias is not None
+        ctx.save_for_forward(x, weight)
         return _product(x, weight, bias)
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Any) -> Tensor:  # noqa: ANN401
+        for_x, for_weight, for_bias = tangents
+        x, weight = ctx.saved_tensors
+        change = _product(for_x, weight, None) + _product(x, for_weight, None)
+        return change if for_bias is None else change + for_bias
 
     @staticmethod
     @once_differentiable

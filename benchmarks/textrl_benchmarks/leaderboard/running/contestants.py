@@ -92,7 +92,7 @@ def make_contestant(
     Args:
         entry: "reference", "optimum", or what `textrl_agents.make` is asked for.
         envs: where it is to learn.
-        policy: "auto", "table" or a Transformers folder.
+        policy: "auto", "table", "lstm" or a Transformers folder.
         seed: of weights and sampling.
         device: "cpu", "cuda", ...; the same numbers are promised on one device alone.
         settings: of the agent.

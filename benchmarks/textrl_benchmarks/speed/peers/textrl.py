@@ -13,7 +13,7 @@ from transformers import GPT2ForSequenceClassification, GPT2LMHeadModel
 from textrl_agents.episodes import Episodes
 from textrl_agents.memory import keep_freed_memory
 from textrl_agents.on_policy import OnPolicyAgent
-from textrl_agents.policies import CausalLMPolicy
+from textrl_agents.policies import CausalLMPolicy, Sampling
 from textrl_agents.ppo import PPO, PPOConfig
 from textrl_agents.reinforce import REINFORCE, REINFORCEConfig
 from textrl_benchmarks.speed.peers import harness
@@ -81,7 +81,7 @@ def make_agent(arguments: harness.Arguments) -> OnPolicyAgent:
     policy = CausalLMPolicy(
         load_policy(arguments),
         value_model=value_model,
-        temperature=job["temperature"],
+        sampling=Sampling(temperature=job["temperature"]),
         device="cpu",
     )
     common: dict[str, Any] = {
