@@ -75,7 +75,8 @@ def forward_derivative(
     _load_forward_rules()
     # Without gradients, since few operations have a derivative forwards of that backwards.
     with torch.no_grad(), _kernels_with_forward_rules(), forward_ad.dual_level():
-        found = forward_ad.unpack_dual(function(forward_ad.make_dual(point, vector)))
+        dual = forward_ad.make_dual(point, vector)  # type: ignore[no-untyped-call]
+        found = forward_ad.unpack_dual(function(dual))  # type: ignore[no-untyped-call]
         assert found.tangent is not None
         return found.primal, found.tangent
 
@@ -118,7 +119,7 @@ def _load_forward_rules() -> None:
     """Lets torch load rules of its own, by a function that it calls deprecated."""
     with warnings.catch_warnings(), forward_ad.dual_level():
         warnings.simplefilter("ignore", DeprecationWarning)
-        forward_ad.make_dual(torch.zeros(1), torch.zeros(1))
+        forward_ad.make_dual(torch.zeros(1), torch.zeros(1))  # type: ignore[no-untyped-call]
 
 
 def kl_divergence(old_logits: Tensor, logits: Tensor) -> Tensor:
@@ -129,4 +130,5 @@ def kl_divergence(old_logits: Tensor, logits: Tensor) -> Tensor:
     """
     old, new = old_logits.log_softmax(-1), logits.log_softmax(-1)
     ratio = torch.where(old > -torch.inf, old - new, 0.0)
-    return torch.linalg.vecdot(old.exp(), ratio)
+    total: Tensor = torch.linalg.vecdot(old.exp(), ratio)
+    return total

@@ -4,7 +4,7 @@
 
 Losses and advantages are those by which `textrl_agents.ppo` learns from text, imported as they are.
 What surrounds them here is as plain as can be: two small networks, and Gymnasium's environments,
-whose rollouts are cut into fragments of episodes. Settings and measure are those of CleanRL's ppo.py.
+whose rollouts are cut into fragments of episodes. Settings and measure are those of CleanRL.
 """
 
 import platform
@@ -258,7 +258,8 @@ def update(
         order = torch.from_numpy(rng.permutation(len(obs)))
         for rows in order.tensor_split(settings.minibatches):
             optimizer.zero_grad()
-            _loss(model, *(column[rows] for column in batch), settings=settings).backward()
+            loss = _loss(model, *(column[rows] for column in batch), settings=settings)
+            loss.backward()  # type: ignore[no-untyped-call]
             nn.utils.clip_grad_norm_(model.parameters(), settings.max_gradient_norm)
             optimizer.step()
 
@@ -332,25 +333,26 @@ def train(seed: int, settings: Settings) -> Returns:
 PAGE = """# CartPole: the same arithmetic outside text
 
 PPO's losses (`clipped_policy_loss`, `clipped_value_loss`, `entropy_loss`) and advantages
-(`generalised_advantages`, `standardise`), imported from `textrl_agents` as they are, train two small
-networks on Gymnasium's CartPole-v1, where other people's figures stand beside ours. What surrounds them is
-one file, `benchmarks/textrl_benchmarks/cartpole.py`: no text, no collector, no policy of this project.
+(`generalised_advantages`, `standardise`), imported from `textrl_agents` as they are, train two
+small networks on Gymnasium's CartPole-v1, where other people's figures stand beside ours. What
+surrounds them is one file, `benchmarks/textrl_benchmarks/cartpole.py`: no text, no collector and no
+policy of this project.
 
-Rollouts are cut into fragments of one episode each, which are the rows of the advantages. A fragment
-whose episode terminated has nothing more to come; one that the time limit or the end of the rollout cut
-off is bootstrapped by the value.
+Rollouts are cut into fragments of one episode each, which are the rows of the advantages. A
+fragment whose episode terminated has nothing more to come. One that the time limit or the end of
+the rollout cut off is bootstrapped by the value.
 
-Mean training return of the last {last} episodes, actions sampled, after so many steps of {envs} environments
-together; 500 is the most there is, and the task counts as solved at {goal:.0f}.
+Mean training return of the last {last} episodes, actions sampled, after so many steps of {envs}
+environments together. 500 is the most there is, and the task counts as solved at {goal:.0f}.
 
 {table}
 
-Over the {count} seeds the mean at the end is **{mean:.2f} ± {deviation:.2f}**. CleanRL's page reports 490.04 ± 6.12 for
-its ppo.py over 3 seeds, and 497.54 ± 4.02 for OpenAI Baselines. It is measured likewise: of each run the mean
-of its last {last} training returns after 500,000 steps; of these means and their standard deviation over
-the seeds (`rlops` of openrlbenchmark, which makes CleanRL's tables). Settings are those of CleanRL's ppo.py. Two
-things differ: CleanRL does not bootstrap at the time limit, and it scales the advantages in each minibatch, and
-not in the whole batch.
+Mean and standard deviation of the last mean over seeds: **{mean:.2f} ± {deviation:.2f}**. CleanRL's
+page reports 490.04 ± 6.12 for its ppo.py, three seeds, and 497.54 ± 4.02 for OpenAI Baselines. It
+is measured likewise: of each run the mean of its last {last} training returns after 500,000 steps;
+of these means the mean and standard deviation over seeds (`rlops` of openrlbenchmark, which makes
+CleanRL's tables). The settings are those of CleanRL's ppo.py. Two things differ: CleanRL does not
+bootstrap at the time limit, and it scales advantages in each minibatch instead of the whole batch.
 
 *`{command}`; {versions}; one thread a run.*
 """

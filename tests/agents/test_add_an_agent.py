@@ -53,7 +53,8 @@ def textrl(folder: Path, *words: str, **variables: str) -> str:
 
 def loaded(folder: Path) -> Any:
     spec = importlib.util.spec_from_file_location("rw", folder / "reward_weighted.py")
-    assert spec is not None and spec.loader is not None
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules["rw"] = module  # dataclasses look their module up
     spec.loader.exec_module(module)
@@ -116,6 +117,6 @@ def test_the_optimum_is_its_fixed_point(folder: Path) -> None:
 
     # And nowhere else: halfway there, the lucky episodes weigh more.
     with torch.no_grad():
-        policy.table /= 2
+        policy.table.mul_(0.5)
     episodes = Collector(KLPenalty(envs, policy=policy)).collect(policy, 256, seed=[0])
     assert np.ptp(agent._weights(episodes)) > 0.1

@@ -75,6 +75,45 @@ def test_advantages_of_a_constant_reward_have_a_closed_form() -> None:
     np.testing.assert_allclose(found[0], (1 - smoothing**left) / (1 - smoothing), rtol=1e-13)
 
 
+def test_discounted_advantages_of_a_hand_computed_case() -> None:
+    """γ = 1/2 and λ = 1/2, of an episode that was cut off where V = 8, and of one that ended."""
+    found = generalised_advantages(
+        np.array([[1.0, 2.0, 4.0], [1.0, 3.0, 0.0]]),
+        np.array([[1.0, 2.0, 6.0], [2.0, 4.0, 0.0]]),
+        np.array([[True, True, True], [True, True, False]]),
+        bootstrap_values=np.array([8.0, 0.0]),
+        smoothing=0.5,
+        discount=0.5,
+    )
+    # Residuals: 1 + 2/2 - 1 = 1, 2 + 6/2 - 2 = 3, 4 + 8/2 - 6 = 2; and 1 + 4/2 - 2 = 1, 3 - 4 = -1.
+    expected = [[1 + 3.5 / 4, 3 + 2 / 4, 2.0], [1 - 1 / 4, -1.0, 0.0]]
+    np.testing.assert_array_equal(found, expected)
+
+
+def test_discounted_advantages_of_a_constant_reward_have_a_closed_form() -> None:
+    """With V = 0 and λ = 1 they are the discounted returns, (1 − γ^{T−t}) / (1 − γ)."""
+    discount, length = 0.99, 12
+    found = generalised_advantages(
+        np.ones((1, length)),
+        np.zeros((1, length)),
+        np.ones((1, length), np.bool_),
+        bootstrap_values=np.zeros(1),
+        smoothing=1.0,
+        discount=discount,
+    )
+    left = length - np.arange(length)
+    np.testing.assert_allclose(found[0], (1 - discount**left) / (1 - discount), rtol=1e-13)
+
+
+def test_the_default_discount_is_one_to_the_last_bit() -> None:
+    rewards, values, mask = random_batch()
+    settings = {"bootstrap_values": CUT, "smoothing": 0.95}
+    np.testing.assert_array_equal(
+        generalised_advantages(rewards, values, mask, **settings),  # type: ignore[arg-type]
+        generalised_advantages(rewards, values, mask, discount=1.0, **settings),  # type: ignore[arg-type]
+    )
+
+
 @pytest.mark.parametrize("smoothing", [0.0, 0.5, 1.0])
 def test_advantages_are_zero_where_the_value_is_exact(smoothing: float) -> None:
     """The constant-return test in small: V(s_t) = G_t makes every residual 0, whatever λ."""

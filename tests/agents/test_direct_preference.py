@@ -311,7 +311,7 @@ def test_an_environment_without_a_kl_penalty_is_refused() -> None:
         ({"group_size": 1}, "group_size must be at least 2; got 1"),
         ({"labels": "best"}, r"labels must be one of \('soft', 'bradley_terry', 'ranked'\)"),
         ({"epochs": 0}, "epochs must be at least 1"),
-        ({"minibatches": 33}, r"minibatches must be in 1\.\.32, the prompts; got 33"),
+        ({"minibatches": 17}, r"minibatches must be in 1\.\.16, the prompts; got 17"),
         ({"entropy_coefficient": 0.1}, "entropy_coefficient must be 0"),
     ],
 )

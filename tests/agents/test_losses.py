@@ -9,6 +9,7 @@ from textrl_agents.losses import (
     clipped_value_loss,
     entropy_loss,
     policy_gradient_loss,
+    surrogate_loss,
     value_loss,
 )
 
@@ -31,6 +32,14 @@ def test_policy_gradient_loss_is_minus_the_weighted_sum_over_all_tokens_of_the_b
     loss = policy_gradient_loss(log_probs, fixed(2.0, -1.0, 4.0), num_tokens=10)
     assert loss.item() == pytest.approx(-(-2.0 + 2.0 - 2.0) / 10)
     assert gradient(loss, log_probs) == pytest.approx([-0.2, 0.1, -0.4])
+
+
+def test_the_surrogate_follows_the_ratio_however_far_it_is() -> None:
+    log_probs = leaf(*(math.log(r) for r in (1.5, 0.5, 4.0)))
+    loss = surrogate_loss(log_probs, torch.zeros(3), fixed(2.0, -2.0, 3.0), num_tokens=10)
+    assert loss.item() == pytest.approx(-(3.0 - 1.0 + 12.0) / 10)
+    # d(ρA)/d log π = ρA
+    assert gradient(loss, log_probs) == pytest.approx([-0.3, 0.1, -1.2])
 
 
 def test_clipped_policy_loss_of_a_small_batch_equals_the_sum_by_hand() -> None:

@@ -39,7 +39,6 @@ from textrl_envs.task import Task
 from textrl_envs.wrappers.vector import KLPenalty
 
 TEXTS = [[1], [2, 1, 3], [2, 1, 3, 3], [1, 2, 2, 1, 3], [3, 3]]
-CLOSE = {"rtol": 0.0, "atol": 1e-5}
 
 
 def random_lstm(reference: NGramModel | None = None, **settings: Any) -> LSTMPolicy:
@@ -51,6 +50,10 @@ def random_lstm(reference: NGramModel | None = None, **settings: Any) -> LSTMPol
         for weight in (policy.head.weight, policy.value_head.weight, policy.value_head.bias):
             weight.normal_(0, 0.7, generator=generator)
     return policy
+
+
+def assert_close(found: Any, expected: Any, most: float = 1e-5) -> None:
+    np.testing.assert_allclose(found, expected, rtol=0, atol=most)
 
 
 def observe(texts: Sequence[Sequence[int]], width: int = 8) -> dict[str, Any]:
@@ -104,13 +107,13 @@ def test_all_ways_of_asking_give_what_the_equations_give(layers: int, has_refere
     by_hand = twin(policy)
     obs = observe(TEXTS)
     expected = torch.stack([log_probs_by_hand(by_hand, text) for text in TEXTS]).detach().numpy()
-    np.testing.assert_allclose(policy.next_log_probs(obs), expected, **CLOSE)
+    assert_close(policy.next_log_probs(obs), expected)
     step = policy.step(obs, np.random.default_rng(0))
-    np.testing.assert_allclose(step.log_probs, expected[np.arange(5), step.actions], **CLOSE)
-    np.testing.assert_allclose(step.entropies, -(np.exp(expected) * expected).sum(1), **CLOSE)
+    assert_close(step.log_probs, expected[np.arange(5), step.actions])
+    assert_close(step.entropies, -(np.exp(expected) * expected).sum(1))
     states = torch.stack([state_by_hand(by_hand, text) for text in TEXTS])
     values = by_hand.value_head(states)[:, 0].detach().numpy()
-    np.testing.assert_allclose(step.values, values, **CLOSE)
+    assert_close(step.values, values)
 
 
 def test_rows_that_begin_anew_at_different_times_are_read_as_if_alone() -> None:
@@ -127,7 +130,7 @@ def test_rows_that_begin_anew_at_different_times_are_read_as_if_alone() -> None:
     for texts in steps:
         expected = torch.stack([log_probs_by_hand(by_hand, text) for text in texts])
         found = policy.next_log_probs(observe(texts))
-        np.testing.assert_allclose(found, expected.detach().numpy(), **CLOSE)
+        assert_close(found, expected.detach().numpy())
 
 
 def test_step_log_probs_and_evaluate_agree_on_what_was_played() -> None:
@@ -142,7 +145,7 @@ def test_step_log_probs_and_evaluate_agree_on_what_was_played() -> None:
         (played.values, found.values),
         (played.entropies, found.entropies),
     ):
-        np.testing.assert_allclose(on_tokens(played, again), noted, **CLOSE)
+        assert_close(on_tokens(played, again), noted)
     by_hand = twin(policy)
     for row in (0, 17):
         text = played.input_ids[row, : played.prompt_lengths[row] + played.lengths[row]].tolist()
@@ -155,7 +158,7 @@ def test_step_log_probs_and_evaluate_agree_on_what_was_played() -> None:
 def test_a_known_text_costs_nothing_and_a_token_more_costs_one_token() -> None:
     policy = random_lstm()
     seen: list[int] = []
-    policy.trunk.embedding.register_forward_hook(  # type: ignore[union-attr, operator]
+    policy.trunk.embedding.register_forward_hook(  # type: ignore[union-attr]
         lambda module, args, output: seen.append(args[0].numel())
     )
     obs = observe(TEXTS)
@@ -182,7 +185,7 @@ def test_what_is_remembered_is_dropped_when_weights_change(change: str) -> None:
         found.log_probs.sum().backward()  # type: ignore[no-untyped-call]
         agent.step_optimizer()
     expected = [log_probs_by_hand(twin(policy), text).detach().numpy() for text in TEXTS]
-    np.testing.assert_allclose(policy.next_log_probs(obs), expected, **CLOSE)
+    assert_close(policy.next_log_probs(obs), expected)
 
 
 def test_padding_and_the_form_of_an_observation_change_nothing() -> None:
@@ -197,7 +200,7 @@ def test_padding_and_the_form_of_an_observation_change_nothing() -> None:
     flat = np.where(obs["attention_mask"] != 0, obs["input_ids"], -1)
     for other in (observe(TEXTS, width=19), flat):
         policy.forget()
-        np.testing.assert_allclose(policy.next_log_probs(other), expected, rtol=0, atol=1e-6)
+        assert_close(policy.next_log_probs(other), expected, 1e-6)
 
 
 def test_the_probabilities_of_all_responses_sum_to_1() -> None:
@@ -205,7 +208,7 @@ def test_the_probabilities_of_all_responses_sum_to_1() -> None:
     policy = random_lstm(ngram_of(task))
     episodes = episodes_of(task, policy, all_episodes(task))
     totals = np.exp(episodes.log_probs.sum(axis=1)).reshape(len(task.prompts), -1).sum(axis=1)
-    np.testing.assert_allclose(totals, 1.0, atol=1e-6)
+    assert_close(totals, 1.0, 1e-6)
 
 
 def test_one_temperature_holds_for_acting_and_training() -> None:
@@ -217,7 +220,7 @@ def test_one_temperature_holds_for_acting_and_training() -> None:
         float(log_probs_by_hand(by_hand, [2, 1, 3, 3, 1, 2][: 3 + t])[token].detach())
         for t, token in enumerate((3, 1, 2))
     ]
-    np.testing.assert_allclose(episodes.log_probs[0], expected, **CLOSE)
+    assert_close(episodes.log_probs[0], expected)
 
 
 # --- gradients ---
@@ -278,13 +281,13 @@ def test_training_begins_exactly_at_the_reference() -> None:
     assert isinstance(policy, LSTMPolicy)
     table = ngram_of(task).table
     expected = [table[text[-1]] for text in TEXTS]
-    np.testing.assert_allclose(policy.next_log_probs(observe(TEXTS)), expected, rtol=0, atol=1e-6)
+    assert_close(policy.next_log_probs(observe(TEXTS)), expected, 1e-6)
     np.testing.assert_array_equal(policy.next_values(observe(TEXTS)), 0.0)
 
 
 def test_without_a_reference_it_begins_with_equal_chances() -> None:
     policy = LSTMPolicy(vocabulary_size=4, device="cpu")
-    np.testing.assert_allclose(policy.next_log_probs(observe(TEXTS)), -np.log(4), atol=1e-6)
+    assert_close(policy.next_log_probs(observe(TEXTS)), -np.log(4), 1e-6)
 
 
 @pytest.mark.parametrize("has_reference", [True, False])

@@ -87,7 +87,7 @@ class Tree:
         *,
         choice: Choice = "soft",
         kl_coefficient: float = 0.0,
-        parent_weight: float = 0.0,
+        parent_weight: float = 4.0,
     ) -> None:
         self.vocabulary_size = vocabulary_size
         self.choice = choice
@@ -103,10 +103,9 @@ class Tree:
     # --- what nodes are worth ---
 
     def means(self, nodes: Ints) -> Floats:
-        """Returns the mean evaluation at and below each node, the soft one for "soft", (n,)."""
-        if self.choice == "visits":
-            return np.array(self.totals[nodes] / self.counts[nodes])
-        return self.kl_coefficient * (self.totals[nodes] - np.log(self.counts[nodes]))
+        """Returns the mean evaluation at and below each node, (n,)."""
+        found: Floats = self.totals[nodes] / self.counts[nodes]
+        return found
 
     def values(self, nodes: Ints) -> Floats:
         """Returns what each node is worth, (n,)."""
@@ -125,11 +124,18 @@ class Tree:
         return found
 
     def _log_weights(self, nodes: Ints) -> Floats:
-        """Returns log π_ref + Q / β of each token, (n, V)."""
-        beta = self.kl_coefficient
-        tried = self.log_ref[nodes] + self.edge_values[nodes] / beta
-        untried = self.log_prior[nodes] + (self.means(nodes) / beta)[:, None]
-        return np.where(self.visits[nodes] > 0, tried, untried)
+        """Returns log π_ref + Q / β of each token, Q being drawn to the mean of its node, (n, V).
+
+        Q is the mean of N that an edge has itself, and of `parent_weight` that the base policy and
+        the mean of its node give it; exact where all behind the edge is known.
+        """
+        visits, beta = self.visits[nodes], self.kl_coefficient
+        own = self.log_ref[nodes] + self.edge_values[nodes] / beta
+        given = self.log_prior[nodes] + (self.means(nodes) / beta)[:, None]
+        weight = np.where(self.is_solved[nodes], 0.0, self.parent_weight)
+        share = visits / np.maximum(visits + weight, 1)
+        possible = np.isfinite(given)
+        return np.where(possible, given + share * np.where(possible, own - given, 0.0), -np.inf)
 
     def are_solved(self, nodes: Ints) -> NDArray[np.bool_]:
         """Tells whether every text below a node is known, so that its worth is exact, (n,)."""
@@ -190,15 +196,14 @@ class Tree:
             self.edge_values[nodes, actions] = worth
             self.is_solved[nodes, actions] = is_end | self.are_solved(inner)
             self.visits[nodes, actions] += 1
-            self.totals[nodes] = self._plus(self.totals[nodes], evaluations[rows])
+            self.totals[nodes] += evaluations[rows]
             self.counts[nodes] += 1
 
     # --- nodes ---
 
     def add_roots(self, log_prior: Floats, log_ref: Floats, evaluations: Floats) -> Ints:
         """Adds nodes that have no parent, and returns their numbers, (n,)."""
-        totals = evaluations if self.choice == "visits" else evaluations / self.kl_coefficient
-        return self._add(log_prior, log_ref, totals, np.ones(len(evaluations)))
+        return self._add(log_prior, log_ref, evaluations, np.ones(len(evaluations)))
 
     def add_leaves(
         self, parents: Ints, actions: Ints, log_prior: Floats, log_ref: Floats, evaluations: Floats
@@ -212,16 +217,7 @@ class Tree:
             log_ref: (n, V).
             evaluations: what each new text was found to be worth, (n,).
         """
-        # As many evaluations of the parent's mean come first.
-        weight, nothing = self.parent_weight, np.zeros(len(parents))
-        if self.choice == "visits":
-            begun = weight * self.means(parents)
-        elif weight:
-            begun = self.means(parents) / self.kl_coefficient + np.log(weight)
-        else:
-            begun = nothing - np.inf
-        totals = self._plus(begun, evaluations)
-        nodes = self._add(log_prior, log_ref, totals, nothing + weight + 1)
+        nodes = self.add_roots(log_prior, log_ref, evaluations)
         self.children[parents, actions] = nodes
         return nodes
 
@@ -243,11 +239,6 @@ class Tree:
         self.children = numbers[self.children]
         self.size = len(kept)
         return numbers[:-1]
-
-    def _plus(self, totals: Floats, evaluations: Floats) -> Floats:
-        if self.choice == "visits":
-            return totals + evaluations
-        return np.logaddexp(totals, evaluations / self.kl_coefficient)
 
     def _add(self, log_prior: Floats, log_ref: Floats, totals: Floats, counts: Floats) -> Ints:
         nodes = np.arange(self.size, self.size + len(totals))

@@ -23,7 +23,7 @@ def gelu_tanh(x: Tensor) -> Tensor:
     is_plain = x.dtype == torch.float32 and x.device.type == "cpu" and x.is_contiguous()
     if not is_plain or _library() is None:
         return F.gelu(x, approximate="tanh")
-    has_tangent = forward_ad.unpack_dual(x).tangent is not None
+    has_tangent = forward_ad.unpack_dual(x).tangent is not None  # type: ignore[no-untyped-call]
     if not (has_tangent or (torch.is_grad_enabled() and x.requires_grad)):
         result = torch.empty_like(x)
         _run("gelu", x, result)
