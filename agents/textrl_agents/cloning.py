@@ -79,8 +79,10 @@ class Cloning(OnPolicyAgent):
     config_class: ClassVar[type[OnPolicyConfig]] = CloningConfig
     config: CloningConfig
 
-    _learnt: Episodes
-    _held_out: Episodes
+    learnt: Episodes
+    """The demonstrations that are learnt, once `learn` has been called."""
+    held_out: Episodes
+    """Those that are measured."""
 
     def __init__(
         self, policy: Policy, *, config: CloningConfig | None = None, seed: int = 0
@@ -119,7 +121,7 @@ class Cloning(OnPolicyAgent):
         Raises:
             InvalidInputError: fewer than two demonstrations.
         """
-        self._learnt, self._held_out = self._split(demonstration_episodes(envs))
+        self.learnt, self.held_out = self._split(demonstration_episodes(envs))
 
         def go_on(row: Mapping[str, float]) -> None:
             if progress is not None:
@@ -168,11 +170,11 @@ class Cloning(OnPolicyAgent):
 
     def _next_part(self) -> Episodes:
         """Returns the demonstrations of this iteration: each once an epoch, in a new order."""
-        total = len(self._learnt)
+        total = len(self.learnt)
         parts = -(-total // self.config.episodes_per_batch)
         epoch, part = divmod(self.iteration, parts)
         order = np.random.default_rng([self.seed, 6, epoch]).permutation(total)
-        return self._learnt.select(np.array_split(order, parts)[part])
+        return self.learnt.select(np.array_split(order, parts)[part])
 
     def update(self, episodes: Episodes, rng: np.random.Generator) -> dict[str, float]:
         """Takes `minibatches` steps, on the demonstrations in their order."""
@@ -188,12 +190,12 @@ class Cloning(OnPolicyAgent):
     @torch.no_grad()
     def _measure(self) -> float:
         """Returns the held-out loss in nats a token, and keeps the weights if none was smaller."""
-        parts = self.micro_batches(np.arange(len(self._held_out)))
+        parts = self.micro_batches(np.arange(len(self.held_out)))
         log_probs = [
-            self.policy.evaluate(self._held_out.select(part), with_entropies=False).log_probs.sum()
+            self.policy.evaluate(self.held_out.select(part), with_entropies=False).log_probs.sum()
             for part in parts
         ]
-        loss = -float(torch.stack(log_probs).sum()) / self._held_out.num_tokens
+        loss = -float(torch.stack(log_probs).sum()) / self.held_out.num_tokens
         is_best = loss < self.memory.get("best_loss", np.inf)
         if is_best:
             assert self.average is not None

@@ -69,11 +69,11 @@ def test_every_demonstration_is_read_once_an_epoch_or_held_out() -> None:
     task = shown_task(20)
     agent = make_agent(residual(task), held_out_fraction=0.2, patience=None)
     agent.learn(vector_env(task), total_tokens=0)
-    assert (len(agent._learnt), len(agent._held_out)) == (16, 4)
+    assert (len(agent.learnt), len(agent.held_out)) == (16, 4)
     texts = [
         sorted(map(tuple, part.input_ids.tolist()))
         for part in (
-            agent._learnt.joined(agent._held_out),
+            agent.learnt.joined(agent.held_out),
             demonstration_episodes(vector_env(task)),
         )
     ]
@@ -83,7 +83,7 @@ def test_every_demonstration_is_read_once_an_epoch_or_held_out() -> None:
         for _ in range(2):
             read += agent._next_part().prompt_index.tolist()
             agent.iteration += 1
-        assert sorted(read) == sorted(agent._learnt.prompt_index.tolist())
+        assert sorted(read) == sorted(agent.learnt.prompt_index.tolist())
 
 
 def test_tokens_are_those_of_demonstrations_read_in_training() -> None:
@@ -91,7 +91,7 @@ def test_tokens_are_those_of_demonstrations_read_in_training() -> None:
     agent = make_agent(residual(task), patience=None)
     envs = vector_env(task)
     rows = agent.learn(envs, total_tokens=100).rows
-    epoch = agent._learnt.num_tokens
+    epoch = agent.learnt.num_tokens
     assert rows[2]["tokens"] == epoch  # 18 of them in three iterations
     assert rows[5]["tokens"] == 2 * epoch
     assert agent.tokens >= 100 > rows[-2]["tokens"]
@@ -135,7 +135,7 @@ def test_it_stops_when_patience_is_over_and_keeps_the_best_weights() -> None:
     assert len(rows) == best + 1 + 3
     assert not is_equal(seen[best], seen[-1])
     assert is_equal(seen[best], policy.state_dict())
-    held_out = policy.evaluate(agent._held_out).log_probs
+    held_out = policy.evaluate(agent.held_out).log_probs
     assert -float(held_out.detach().mean()) == pytest.approx(losses[best], abs=1e-6)
     assert agent.learn(vector_env(task), total_tokens=10**6).rows == agent.log.rows == rows
     assert is_equal(seen[best], policy.state_dict())
@@ -149,7 +149,7 @@ def test_without_patience_the_budget_is_spent_and_the_best_weights_are_kept_too(
     losses = [row["held_out_loss"] for row in rows]
     assert rows[-1]["tokens"] >= 600
     assert losses[-1] > min(losses)
-    held_out = policy.evaluate(agent._held_out).log_probs
+    held_out = policy.evaluate(agent.held_out).log_probs
     assert -float(held_out.detach().mean()) == pytest.approx(min(losses), abs=1e-6)
 
 

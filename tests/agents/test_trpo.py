@@ -268,7 +268,7 @@ def test_fisher_products_are_those_of_the_enumerated_matrix(
     episodes = some_episodes(task, policy)
     region = region_of(trpo(policy, micro_batch_size=5), episodes)
     scores = enumerated_scores(policy, task, episodes)
-    vector: Floats = np.random.default_rng(0).normal(size=scores.shape[1])
+    vector = np.random.default_rng(0).normal(size=(scores.shape[1],))
     expected = as_theta(policy, region, scores.T @ (scores @ vector))
     found = region.fisher(as_theta(policy, region, vector).to(dtype))
     assert relative_error(found.double().numpy(), expected.numpy()) < tolerance

@@ -156,6 +156,20 @@ class LoraPolicy(CausalLMPolicy):
         self._merged.refresh()
         return super()._read(obs)
 
+    def merged(self) -> CausalLMPolicy:
+        """Returns an ordinary policy of one model, whose weights hold the adapters' part."""
+        merged = CausalLMPolicy(
+            copy.deepcopy(self._base[0]),
+            vocabulary_size=self.vocabulary_size,
+            sampling=self.sampling,
+            reference=self.reference,
+            device=str(self.device),
+        )
+        self._merged.refresh()
+        merged.trunk.load_state_dict(self._merged.trunk.state_dict())
+        merged.value_head.load_state_dict(self.value_head.state_dict())
+        return merged
+
     def save(self, folder: Path) -> None:
         """Writes adapters, as peft does, value head, and where the frozen model is.
 
@@ -231,6 +245,7 @@ class _MergedTrunk:
         from peft.tuners.lora import LoraLayer
 
         layers = {n: m for n, m in adapted.named_modules() if isinstance(m, LoraLayer)}
+        self.trunk = trunk
         self._pairs: list[tuple[Any, Any]] = [
             (m, trunk.get_submodule(n)) for n, m in layers.items()
         ]

@@ -116,6 +116,7 @@ class NetworkPolicy(Policy):
         if self.reference is not None:
             self.reference.forget()
         self._memo = None
+        self._weights = ()  # layers may have been exchanged
 
     def _read(self, obs: Any) -> tuple[TokenDistribution, Tensor]:  # noqa: ANN401 - either form
         hidden = self._decoder.reader.read(obs)

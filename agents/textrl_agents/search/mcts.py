@@ -6,6 +6,7 @@ tokens of a roll-out are decided by both, so that the log-probability of a token
 the distribution that it was drawn from, and texts met again need no second search.
 """
 
+from functools import partial
 from typing import Any, Self, get_args
 
 import numpy as np
@@ -39,8 +40,8 @@ class MCTSPolicy:
         choice: "soft", for the return less its KL, or "visits" (`textrl_agents.search.tree`).
         leaf: a new text is worth what one "roll_out" of the base policy earns, less β times its
             log-ratio to the reference; or the "value" that the base policy gives it.
-        parent_weight: evaluations that a new node begins with, each of its parent's mean: a single
-            roll-out tells little.
+        prior_weight: visits that the base policy counts for, beside a token's own, in "soft": a
+            single roll-out tells little.
         seed: of the roll-outs.
 
     Raises:
@@ -57,12 +58,12 @@ class MCTSPolicy:
         c_puct: float = 1.0,
         choice: Choice = "soft",
         leaf: Leaf = "roll_out",
-        parent_weight: float = 4.0,
+        prior_weight: float = 4.0,
         seed: int | tuple[int, ...] = 0,
     ) -> None:
         check_count("simulations", simulations)
         _check_number("c_puct", c_puct)
-        _check_number("parent_weight", parent_weight)
+        _check_number("prior_weight", prior_weight)
         _check_name("choice", choice, get_args(Choice))
         _check_name("leaf", leaf, get_args(Leaf))
         self.simulator = Simulator(task, base)
@@ -77,14 +78,16 @@ class MCTSPolicy:
                 "leaf='value' needs a base policy with values, and a reference has none. Give "
                 "base, the folder of a trained policy, or take leaf='roll_out'."
             )
-        self._settings: dict[str, Any] = {
-            "simulations": simulations,
-            "c_puct": c_puct,
-            "choice": choice,
-            "leaf": leaf,
-            "parent_weight": parent_weight,
-            "seed": (seed,) if isinstance(seed, int) else seed,
-        }
+        self._new_search = partial(
+            TreeSearch,
+            self.simulator,
+            simulations=simulations,
+            c_puct=c_puct,
+            choice=choice,
+            leaf=leaf,
+            prior_weight=prior_weight,
+            seed=(seed,) if isinstance(seed, int) else seed,
+        )
         self.tokens_spent = 0
         """Tokens of the searches of all tokens chosen so far; a search that several rows share is
         counted for each. `simulator.tokens_generated` counts each search once."""
@@ -97,7 +100,7 @@ class MCTSPolicy:
 
     def forget(self) -> None:
         """Drops all trees, and what the base policy remembers. Due when its weights change."""
-        self._search = TreeSearch(self.simulator, **self._settings)
+        self._search = self._new_search()
         self.simulator.base.forget()
 
     # --- acting ---
@@ -160,7 +163,7 @@ class MCTS(SearchAgent):
         c_puct: float = 1.0,
         choice: Choice = "soft",
         leaf: Leaf = "roll_out",
-        parent_weight: float = 4.0,
+        prior_weight: float = 4.0,
         base: str = "reference",
     ) -> Self:
         """Makes the agent for an environment; `MCTSPolicy` has what the settings mean.
@@ -173,7 +176,7 @@ class MCTS(SearchAgent):
             c_puct: how much the prior counts beside the values.
             choice: "soft" or "visits".
             leaf: "roll_out" or "value".
-            parent_weight: evaluations that a new node begins with.
+            prior_weight: visits that the base policy counts for, in "soft".
             base: prior, and draws the roll-outs: "reference", or the folder of a trained policy.
         """
         policy = MCTSPolicy(
@@ -183,7 +186,7 @@ class MCTS(SearchAgent):
             c_puct=c_puct,
             choice=choice,
             leaf=leaf,
-            parent_weight=parent_weight,
+            prior_weight=prior_weight,
             seed=seed,
         )
         return cls(policy, seed=seed)

@@ -43,15 +43,16 @@ class Level:
 class Tree:
     """Nodes in arrays, all searches in one: a search is known by the node that is its root.
 
-    An edge that was never tried counts as the base policy has it: worth the mean of its node, and
-    so much more as the base policy likes it better than the reference. Without a simulation, "soft"
-    is therefore the base policy itself; and once all is tried, it is the optimum.
+    For "soft", an edge that was never tried counts as the base policy has it: worth the mean of its
+    node, and so much more as the base policy likes it better than the reference. An edge that was
+    tried is drawn towards that, since a few roll-outs tell little. So without a simulation the
+    policy is the base policy itself, and once all is tried it is the optimum.
 
     Args:
         vocabulary_size: V.
         choice: what a node is worth, and which policy belongs to it.
         kl_coefficient: β of "soft".
-        parent_weight: evaluations that a new node begins with, each of its parent's mean.
+        prior_weight: visits that the base policy counts for, beside an edge's own, in "soft".
     """
 
     log_prior: Floats
@@ -87,12 +88,12 @@ class Tree:
         *,
         choice: Choice = "soft",
         kl_coefficient: float = 0.0,
-        parent_weight: float = 4.0,
+        prior_weight: float = 4.0,
     ) -> None:
         self.vocabulary_size = vocabulary_size
         self.choice = choice
         self.kl_coefficient = kl_coefficient
-        self.parent_weight = parent_weight
+        self.prior_weight = prior_weight
         self.size = 0
         """N."""
         for name, (dtype, _) in self._EDGES.items():
@@ -124,18 +125,19 @@ class Tree:
         return found
 
     def _log_weights(self, nodes: Ints) -> Floats:
-        """Returns log π_ref + Q / β of each token, Q being drawn to the mean of its node, (n, V).
+        """Returns log π_ref + Q / β of each token, (n, V).
 
-        Q is the mean of N that an edge has itself, and of `parent_weight` that the base policy and
-        the mean of its node give it; exact where all behind the edge is known.
+        Q is the mean of the N visits of its edge and of `prior_weight` more, which find what the
+        base policy and the mean of the node say; the edge's own where all behind it is known.
         """
         visits, beta = self.visits[nodes], self.kl_coefficient
-        own = self.log_ref[nodes] + self.edge_values[nodes] / beta
         given = self.log_prior[nodes] + (self.means(nodes) / beta)[:, None]
-        weight = np.where(self.is_solved[nodes], 0.0, self.parent_weight)
+        own = self.log_ref[nodes] + self.edge_values[nodes] / beta
+        weight = np.where(self.is_solved[nodes], 0.0, self.prior_weight)
         share = visits / np.maximum(visits + weight, 1)
-        possible = np.isfinite(given)
-        return np.where(possible, given + share * np.where(possible, own - given, 0.0), -np.inf)
+        with np.errstate(invalid="ignore"):  # 0 times infinite: impossible tokens, never tried
+            drawn = (1 - share) * given + share * own
+        return np.where(share > 0, drawn, given)
 
     def are_solved(self, nodes: Ints) -> NDArray[np.bool_]:
         """Tells whether every text below a node is known, so that its worth is exact, (n,)."""
@@ -203,7 +205,13 @@ class Tree:
 
     def add_roots(self, log_prior: Floats, log_ref: Floats, evaluations: Floats) -> Ints:
         """Adds nodes that have no parent, and returns their numbers, (n,)."""
-        return self._add(log_prior, log_ref, evaluations, np.ones(len(evaluations)))
+        nodes = np.arange(self.size, self.size + len(evaluations))
+        self.size += len(evaluations)
+        if self.size > len(self.totals):
+            self._grow(2 * self.size)
+        self.log_prior[nodes], self.log_ref[nodes] = log_prior, log_ref
+        self.totals[nodes], self.counts[nodes] = evaluations, 1
+        return nodes
 
     def add_leaves(
         self, parents: Ints, actions: Ints, log_prior: Floats, log_ref: Floats, evaluations: Floats
@@ -239,15 +247,6 @@ class Tree:
         self.children = numbers[self.children]
         self.size = len(kept)
         return numbers[:-1]
-
-    def _add(self, log_prior: Floats, log_ref: Floats, totals: Floats, counts: Floats) -> Ints:
-        nodes = np.arange(self.size, self.size + len(totals))
-        self.size += len(totals)
-        if self.size > len(self.totals):
-            self._grow(2 * self.size)
-        self.log_prior[nodes], self.log_ref[nodes] = log_prior, log_ref
-        self.totals[nodes], self.counts[nodes] = totals, counts
-        return nodes
 
     def _grow(self, capacity: int) -> None:
         old = len(self.totals)

@@ -48,7 +48,7 @@ class TreeSearch:
         c_puct: how much the prior counts beside the values, in units of the score.
         choice: what a node is worth (`textrl_agents.search.tree`).
         leaf: what a new text is worth: a "roll_out", or the base policy's "value".
-        parent_weight: evaluations that a new node begins with, each of its parent's mean.
+        prior_weight: visits that the base policy counts for, in "soft".
         seed: of the roll-outs.
     """
 
@@ -60,7 +60,7 @@ class TreeSearch:
         c_puct: float,
         choice: Choice,
         leaf: Leaf,
-        parent_weight: float,
+        prior_weight: float,
         seed: tuple[int, ...],
     ) -> None:
         self._simulator = simulator
@@ -73,7 +73,7 @@ class TreeSearch:
             self._task.vocabulary_size,
             choice=choice,
             kl_coefficient=self._task.kl_coefficient,
-            parent_weight=parent_weight,
+            prior_weight=prior_weight,
         )
         self._searched: dict[bytes, Searched] = {}
         """Text -> what its search found."""

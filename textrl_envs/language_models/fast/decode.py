@@ -5,7 +5,7 @@ keys and values lie in arrays that are taken once, every row writes at its own p
 that take one token and rows that take a whole prompt share each matrix product.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own habit
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
 
 from textrl_envs.language_models.fast.attention import (
     LONGEST_PROMPT,
@@ -22,6 +23,7 @@ from textrl_envs.language_models.fast.attention import (
     compile_kernel,
 )
 from textrl_envs.language_models.fast.cuda_graph import OneTokenAttention, StepGraphs
+from textrl_envs.language_models.fast.int8 import Int8Linear
 from textrl_envs.language_models.fast.linear import LinearWeights
 
 __all__ = ["LeanTrunk"]
@@ -35,11 +37,11 @@ class _Layer:
     """One transformer block: attention and a feed-forward part, each behind a norm."""
 
     norm1: "_Norm"
-    qkv: LinearWeights
-    out: LinearWeights
+    qkv: LinearWeights | Int8Linear
+    out: LinearWeights | Int8Linear
     norm2: "_Norm"
-    up: LinearWeights
-    down: LinearWeights
+    up: LinearWeights | Int8Linear
+    down: LinearWeights | Int8Linear
     scaling: float
     query_norm: "_Norm | None" = None
     key_norm: "_Norm | None" = None
@@ -219,7 +221,9 @@ class LeanTrunk:
 
 def _is_unchanged(module: nn.Module) -> bool:
     """Tells whether a module computes what its class says: adapters and hooks change that."""
-    is_ours = type(module).__module__.startswith(("torch.nn.modules.", "transformers."))
+    is_ours = isinstance(module, Int8Linear) or type(module).__module__.startswith(
+        ("torch.nn.modules.", "transformers.")
+    )
     hooks = (module._forward_hooks, module._forward_pre_hooks)
     return is_ours and not any(hooks) and "forward" not in vars(module)
 
@@ -229,11 +233,19 @@ def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return x * cos + torch.cat((-second, first), dim=-1) * sin
 
 
+def _weights(modules: Sequence[Any], rows: int) -> LinearWeights | Int8Linear:
+    """Returns linear layers as one product."""
+    if all(isinstance(module, Int8Linear) for module in modules):
+        return Int8Linear.side_by_side(modules)
+    # Conv1D keeps its weight as [in, out].
+    parts = [(m.weight.T if isinstance(m, Conv1D) else m.weight, m.bias) for m in modules]
+    return LinearWeights(parts, rows)
+
+
 def _gpt2_layer(block: Any, config: Any, rows: int) -> _Layer:  # noqa: ANN401
     eps = config.layer_norm_epsilon
     linears = (block.attn.c_attn, block.attn.c_proj, block.mlp.c_fc, block.mlp.c_proj)
-    # Conv1D keeps its weight as [in, out].
-    qkv, out, up, down = (LinearWeights([(m.weight.T, m.bias)], rows) for m in linears)
+    qkv, out, up, down = (_weights([module], rows) for module in linears)
     scaling = block.attn.scaling
     return _Layer(_Norm(block.ln_1, eps), qkv, out, _Norm(block.ln_2, eps), up, down, scaling)
 
@@ -241,7 +253,7 @@ def _gpt2_layer(block: Any, config: Any, rows: int) -> _Layer:  # noqa: ANN401
 def _llama_layer(block: Any, rows: int) -> _Layer:  # noqa: ANN401
     attention, mlp = block.self_attn, block.mlp
     qkv, out, up, down = (
-        LinearWeights([(m.weight, m.bias) for m in modules], rows)
+        _weights(modules, rows)
         for modules in (
             (attention.q_proj, attention.k_proj, attention.v_proj),
             (attention.o_proj,),

@@ -14,7 +14,7 @@ void quantise(const float *restrict x, int16_t *restrict q, float *restrict scal
         const float *row = x + t * width;
         float largest = 1e-30f;
         for (long k = 0; k < width; k++)
-            largest = fmaxf(largest, fabsf(row[k]));
+            largest = fabsf(row[k]) > largest ? fabsf(row[k]) : largest;
         const float inverse = 127 / largest;
         scales[t] = largest / 127;
         for (long k = 0; k < width; k++)

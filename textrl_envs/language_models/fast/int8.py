@@ -45,7 +45,7 @@ class Int8Linear(nn.Module):
 
     def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:
         super().__init__()
-        weight = weight.detach().float()
+        weight = weight.detach().float().contiguous()  # C reads it row by row
         scale = weight.abs().amax(1).clamp(min=1e-30) / LARGEST
         self.register_buffer("weight", (weight / scale[:, None]).round().to(torch.int8))
         self.register_buffer("scale", scale)
