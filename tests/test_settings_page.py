@@ -9,8 +9,10 @@ from typing import Any
 
 import pytest
 
-from textrl_agents.policies import Sampling
+from textrl_agents.config import OnPolicyConfig
+from textrl_agents.policies import Lora, Sampling
 from textrl_agents.registry import agent_class, agent_names
+from textrl_agents.serving import DistillationConfig
 from textrl_envs.environments import TASKS
 from textrl_envs.registration import IDS
 
@@ -46,9 +48,17 @@ def test_every_setting_of_an_agent_is_on_the_page(name: str) -> None:
         assert row(setting, default) in section(f"Agent {name}")
 
 
-def test_every_setting_of_sampling_is_on_the_page() -> None:
-    for field in fields(Sampling):
-        assert row(field.name, field.default) in section("Sampling")
+def test_every_setting_of_sampling_and_of_adapters_is_on_the_page() -> None:
+    for title, settings in (("Sampling", Sampling), ("LoRA", Lora)):
+        for field in fields(settings):  # type: ignore[arg-type]
+            assert row(field.name, field.default) in section(title)
+
+
+def test_every_setting_of_distillation_alone_is_on_the_page() -> None:
+    shared = {field.name for field in fields(OnPolicyConfig)}
+    for field in fields(DistillationConfig):
+        if field.name not in shared:
+            assert row(field.name, field.default) in section("Distillation")
 
 
 @pytest.mark.parametrize("name", IDS)

@@ -217,8 +217,9 @@ def test_an_agent_goes_on_to_the_same_bytes(tmp_path: Path) -> None:
     for stop in (None, 150):
         task, _ = reference_task()
         envs = vector_env(task)
-        settings = {"episodes_per_batch": 32, "learning_rate_schedule": "constant"}
-        agent = textrl_agents.make("ppo", envs, lora={"rank": 2}, **settings)
+        agent = textrl_agents.make(
+            "ppo", envs, lora={"rank": 2}, episodes_per_batch=32, learning_rate_schedule="constant"
+        )
         if stop is not None:
             agent.learn(with_kl(task, agent.policy), total_tokens=stop)
             agent.save(tmp_path / "agent")

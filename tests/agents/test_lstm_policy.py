@@ -68,10 +68,10 @@ def observe(texts: Sequence[Sequence[int]], width: int = 8) -> dict[str, Any]:
 
 def state_by_hand(twin: LSTMPolicy, text: Sequence[int]) -> Tensor:
     """Returns h of the last layer after a text: Hochreiter and Schmidhuber, with a forget gate."""
-    weights = dict(twin.trunk.lstm.named_parameters())  # type: ignore[union-attr]
-    layers = twin.trunk.lstm.num_layers  # type: ignore[union-attr]
-    width = twin.head.in_features
-    inputs = [twin.trunk.embedding.weight[token] for token in text]  # type: ignore[union-attr, index]
+    trunk: Any = twin.trunk
+    weights = dict(trunk.lstm.named_parameters())
+    layers, width = trunk.lstm.num_layers, twin.head.in_features
+    inputs = [trunk.embedding.weight[token] for token in text]
     for layer in range(layers):
         h = c = torch.zeros(width, dtype=torch.float64)
         outputs = []
@@ -83,7 +83,8 @@ def state_by_hand(twin: LSTMPolicy, text: Sequence[int]) -> Tensor:
             h = o.sigmoid() * c.tanh()
             outputs.append(h)
         inputs = outputs
-    return inputs[-1]
+    state: Tensor = inputs[-1]
+    return state
 
 
 def log_probs_by_hand(twin: LSTMPolicy, text: Sequence[int]) -> Tensor:
@@ -91,7 +92,8 @@ def log_probs_by_hand(twin: LSTMPolicy, text: Sequence[int]) -> Tensor:
     if twin.reference is not None:
         assert isinstance(twin.reference, NGramModel)
         logits = logits + torch.from_numpy(twin.reference.table)[text[-1]]
-    return (logits / twin.sampling.temperature).log_softmax(-1)
+    log_probs: Tensor = (logits / twin.sampling.temperature).log_softmax(-1)
+    return log_probs
 
 
 def twin(policy: LSTMPolicy) -> LSTMPolicy:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from transformers.pytorch_utils import Conv1D
 
 import textrl_agents
 import textrl_envs  # noqa: F401 - registers the environments
@@ -139,7 +140,7 @@ def network(kind: str) -> tuple[Task, NetworkPolicy]:
 
 @pytest.mark.parametrize("kind", ["residual", "gpt2", "llama"])
 def test_an_8_bit_policy_is_near_its_original(kind: str) -> None:
-    """Measured over random weights, the largest change of a log-probability and the mean KL a token:
+    """Measured on random weights, the largest change of a log-probability and the mean KL a token:
     .020 and 4e-6 (residual), .16 and 3e-4 (gpt2), .22 and 5e-4 (llama).
     """
     task, policy = network(kind)
@@ -166,16 +167,15 @@ def test_it_acts_as_it_evaluates(kind: str) -> None:
 
 
 def test_the_original_stays_and_the_copy_is_smaller() -> None:
-    task, policy = network("gpt2")
+    _, policy = network("gpt2")
     before = {name: w.clone() for name, w in policy.state_dict().items()}
     served = quantised(policy)
     assert all(torch.equal(before[name], w) for name, w in policy.state_dict().items())
     assert not any(isinstance(m, Int8Linear) for m in policy.modules())
-    linear = sum(m.weight.numel() for m in policy.trunk.modules() if type(m).__name__ == "Conv1D")
+    linear = sum(m.weight.numel() for m in policy.trunk.modules() if isinstance(m, Conv1D))
     scales = sum(m.scale.nbytes for m in served.modules() if isinstance(m, Int8Linear))
     assert network_bytes(policy) - network_bytes(served) == 3 * linear - scales
     assert not any(weight.requires_grad for weight in served.parameters())
-    del task
 
 
 def test_a_reference_is_shared_and_not_copied() -> None:
@@ -354,10 +354,10 @@ def test_what_does_not_fit_is_refused() -> None:
         distil(residual(task), residual(task), vector_env(task), total_tokens=1, temprature=2)
     for name in ("samples", "divergence"):
         with pytest.raises(InvalidInputError, match=f"{name} must be"):
-            DistillationConfig(**{name: "both"})
+            Distillation.make_config(**{name: "both"})
     for name in ("epochs", "minibatches"):
         with pytest.raises(InvalidInputError, match=f"{name} must be at least 1"):
-            DistillationConfig(**{name: 0})
+            Distillation.make_config(**{name: 0})
 
 
 @pytest.mark.slow

@@ -50,5 +50,5 @@ def test_lows_name_where_nothing_was_gained(board: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("name", agent_names())
 def test_every_agent_is_on_the_page(name: str) -> None:
-    text = PAGE.read_text()
+    text = PAGE.read_text(encoding="utf-8")
     assert f"`{name}`" in text or (name.startswith("null_") and "`null_...`" in text)
