@@ -50,7 +50,7 @@ def test_every_setting_of_an_agent_is_on_the_page(name: str) -> None:
 
 def test_every_setting_of_sampling_and_of_adapters_is_on_the_page() -> None:
     for title, settings in (("Sampling", Sampling), ("LoRA", Lora)):
-        for field in fields(settings):  # type: ignore[arg-type]
+        for field in fields(settings):
             assert row(field.name, field.default) in section(title)
 
 

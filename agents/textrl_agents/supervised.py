@@ -80,7 +80,8 @@ class SupervisedResult:
     tokens: int
     """Tokens read in training, an epoch's repeats included, padding not."""
     perplexities: tuple[tuple[int, float], ...]
-    """Held-out perplexities a token, as (step, perplexity), from the start to the end."""
+    """Held-out perplexities a token, as (step, perplexity), from the start to the end; with
+    patience, the last is that of the best weights, put back."""
     is_interrupted: bool
     """Whether the training was stopped before its last update."""
     sample: Sample
@@ -93,7 +94,7 @@ class SupervisedResult:
 
     @property
     def perplexity_after(self) -> float:
-        """Held-out perplexity after the last update."""
+        """Held-out perplexity of the model as it is saved."""
         return self.perplexities[-1][1]
 
 

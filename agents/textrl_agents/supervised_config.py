@@ -67,11 +67,18 @@ class SupervisedConfig:
     """Decoupled decay of the weight matrices; biases and normalisation gains are left alone."""
     max_gradient_norm: float = 1.0
     """Longer gradients are scaled down to this norm."""
+    dropout: float = 0.0
+    """Share of the numbers that are dropped behind attention and feed-forward layers."""
+    frozen_layers: int = 0
+    """Lowest blocks that stay as they are, and the embeddings with them; 0 trains everything."""
 
     held_out_fraction: float = 0.05
     """Part of the examples, or blocks, that is never learnt and on which perplexity is measured."""
     evaluate_every_steps: int = 200
     """Updates from one held-out perplexity to the next."""
+    patience: int | None = None
+    """Ends the training after so many held-out perplexities that are no longer the lowest, and
+    saves the weights of the lowest; None saves the last."""
     log_every_steps: int = 10
     """Updates from one progress report to the next."""
     seed: int = 0
@@ -86,6 +93,9 @@ class SupervisedConfig:
         self._check("max_tokens", self.max_tokens >= 2, "at least 2")
         for name in ("learning_rate", "max_gradient_norm"):
             self._check(name, 0 < getattr(self, name) < math.inf, "above 0")
+        self._check("patience", self.patience is None or self.patience >= 1, "at least 1")
+        self._check("dropout", 0 <= self.dropout < 1, "at least 0 and below 1")
+        self._check("frozen_layers", self.frozen_layers >= 0, "0 or above")
         self._check("weight_decay", 0 <= self.weight_decay < math.inf, "0 or above")
         self._check("warmup_fraction", 0 <= self.warmup_fraction <= 1, "in [0, 1]")
         self._check("held_out_fraction", 0 < self.held_out_fraction < 1, "above 0 and below 1")

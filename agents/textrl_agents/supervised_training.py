@@ -19,6 +19,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from textrl_agents.averaging import WeightAverage
+from textrl_agents.regularisation import decay_groups, dropout, lowest_parameters
 from textrl_agents.supervised_config import Decay, SupervisedConfig
 from textrl_agents.supervised_data import Batch, TokenSequence, pad, plan_batches
 from textrl_envs.errors import InvalidInputError
@@ -97,7 +99,13 @@ class Training:
         self._model = model.eval()  # type: ignore[no-untyped-call]
         self._decoder = Decoder.of(model, use_cache=False)
         self._fill_id = int(model.config.pad_token_id == 0)
+        for parameter in lowest_parameters(model.base_model, config.frozen_layers):
+            parameter.requires_grad_(False)
         self._optimizer = _optimizer(model, config)
+        # An average that forgets all of its past is a copy: of the best weights, with patience.
+        self._best = WeightAverage(list(model.parameters()), decay=0.0)
+        # Of its own: the batches must not depend on what is dropped.
+        self._drops = torch.Generator(self._decoder.device).manual_seed(config.seed)
         self._learnt = learnt
         self._plan = self._all_batches(generator)
         self._held_out = self._held_out_batches(held_out)
@@ -113,7 +121,18 @@ class Training:
             self._learn(progress)
         if self.perplexities[-1][0] != self.step:
             self._measure()
-        return self.step < len(self._plan)
+        is_interrupted = not self._is_over()
+        if self._config.patience is not None:
+            self._best.exchange()
+            self._measure()
+        return is_interrupted
+
+    def _is_over(self) -> bool:
+        """Tells whether all updates are made, or patience is over."""
+        found, patience = [value for _, value in self.perplexities], self._config.patience
+        since_best = len(found) - 1 - found.index(min(found))
+        is_patient = patience is None or since_best < patience
+        return self.step == len(self._plan) or not is_patient
 
     def _learn(self, progress: Progress | None) -> None:
         config = self._config
@@ -124,16 +143,20 @@ class Training:
             loss_sum, targets = loss_sum + batch_loss, targets + batch_targets
             if self.step % config.evaluate_every_steps == 0:
                 self._measure()
-            if self.step % config.log_every_steps == 0 or self.step == len(self._plan):
+            is_over = self._is_over()
+            if self.step % config.log_every_steps == 0 or is_over:
                 self._check_finite(loss_sum)
                 if progress is not None:
                     progress(self._report(loss_sum / targets, gradient_norm))
                 loss_sum, targets = 0.0, 0
+            if is_over:
+                break
 
     def _update(self, sequences: Sequence[TokenSequence]) -> tuple[float, int, float]:
         """Takes one step of AdamW; returns the summed loss, the targets and the gradient's norm."""
         batch = pad(sequences, fill_id=self._fill_id)
-        loss, targets = negative_log_likelihood(self._decoder, batch)
+        with dropout(self._decoder.trunk, self._config.dropout, self._drops):
+            loss, targets = negative_log_likelihood(self._decoder, batch)
         self._optimizer.zero_grad()
         (loss / targets).backward()  # type: ignore[no-untyped-call]
         norm = torch.nn.utils.clip_grad_norm_(
@@ -158,7 +181,12 @@ class Training:
         )
 
     def _measure(self) -> None:
-        self.perplexities.append((self.step, perplexity(self._decoder, self._held_out)))
+        """Measures the held-out perplexity, and keeps the weights if it is the lowest."""
+        found = perplexity(self._decoder, self._held_out)
+        is_best = all(found < earlier for _, earlier in self.perplexities)
+        if is_best and self._config.patience is not None:
+            self._best.update()
+        self.perplexities.append((self.step, found))
 
     def _check_finite(self, loss_sum: float) -> None:
         if not math.isfinite(loss_sum):
@@ -215,13 +243,9 @@ def learning_rate_factor(step: int, *, steps: int, warmup_steps: int, decay: Dec
 
 
 def _optimizer(model: PreTrainedModel, config: SupervisedConfig) -> torch.optim.AdamW:
-    matrices = [p for p in model.parameters() if p.ndim >= 2]
-    others = [p for p in model.parameters() if p.ndim < 2]
+    trained = [p for p in model.parameters() if p.requires_grad]
     return torch.optim.AdamW(
-        [
-            {"params": matrices, "weight_decay": config.weight_decay},
-            {"params": others, "weight_decay": 0.0},
-        ],
+        decay_groups(trained, weight_decay=config.weight_decay),
         lr=config.learning_rate,
         # The usual 0.999 remembers a thousand updates, longer than many of these trainings are.
         betas=(0.9, 0.95),

@@ -267,6 +267,58 @@ def test_cosine_rises_to_one_and_falls_through_a_half() -> None:
 # --- the training ---
 
 
+def test_with_patience_it_stops_early_and_saves_the_best_weights(tmp_path: Path) -> None:
+    """Random answers can be learnt by heart alone, and held-out ones become less and less likely."""
+    rng = random.Random(0)
+    words = "".join(rng.choices("abcdefgh", k=400))
+    rows = [{"prompt": f"{i}:", "response": words[9 * i : 9 * i + 9]} for i in range(40)]
+    data = write_jsonl(tmp_path / "data.jsonl", rows)
+    settings = {
+        "epochs": 100,
+        "learning_rate": 1e-2,
+        "evaluate_every_steps": 5,
+        "batch_tokens": 256,
+    }
+    config = SupervisedConfig(data=data, **{**TINY, **settings}, held_out_fraction=0.2, patience=3)
+    result = train_supervised(config, tmp_path / "sft")
+    found = [value for _, value in result.perplexities]
+    best = found.index(min(found))
+    assert 0 < best == len(found) - 1 - 3 - 1  # three that were no lower, and the best put back
+    assert result.perplexity_after == pytest.approx(found[best], rel=1e-6)
+    assert result.steps == result.perplexities[-2][0] < 100
+    assert not result.is_interrupted
+    again = dataclasses.replace(config, model=result.folder, max_steps=1, patience=None)
+    before = train_supervised(again, tmp_path / "again").perplexity_before
+    assert before == pytest.approx(found[best], rel=1e-5)
+    late = train_supervised(dataclasses.replace(config, patience=None), tmp_path / "late")
+    assert late.perplexity_after > result.perplexity_after
+
+
+def test_dropout_and_frozen_layers_change_what_is_learnt(
+    config: SupervisedConfig, result: SupervisedResult, tmp_path: Path
+) -> None:
+    short = dataclasses.replace(config, model=result.folder, max_steps=3, learning_rate=1e-4)
+    weights = {}
+    for name, settings in (
+        ("plain", {}),
+        ("dropped", {"dropout": 0.2}),
+        ("again", {"dropout": 0.2}),
+        ("frozen", {"frozen_layers": 1}),
+    ):
+        folder = train_supervised(
+            dataclasses.replace(short, **settings),
+            tmp_path / name,  # type: ignore[arg-type]
+        ).folder
+        weights[name] = AutoModelForCausalLM.from_pretrained(folder).state_dict()
+    start = AutoModelForCausalLM.from_pretrained(result.folder).state_dict()
+    for name, tensor in start.items():
+        assert torch.equal(weights["dropped"][name], weights["again"][name])
+        is_low = any(part in name for part in ("wte", "wpe", "h.0.", "lm_head"))
+        assert torch.equal(weights["frozen"][name], tensor) == is_low, name
+        assert not torch.equal(weights["plain"][name], tensor), name
+    assert any(not torch.equal(weights["plain"][n], weights["dropped"][n]) for n in start)
+
+
 def test_trained_model_beats_the_unigram_model(
     config: SupervisedConfig, result: SupervisedResult
 ) -> None:

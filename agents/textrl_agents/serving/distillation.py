@@ -48,6 +48,7 @@ class DistillationConfig(OnPolicyConfig):
         self.check("divergence", self.divergence in ("forward", "reverse"), "forward or reverse")
         self.check("epochs", self.epochs >= 1, "at least 1")
         self.check("minibatches", self.minibatches >= 1, "at least 1")
+        self.check("entropy_coefficient", self.entropy_coefficient == 0, "0: it has no place here")
 
 
 class Distillation(OnPolicyAgent):
