@@ -268,7 +268,7 @@ def test_cosine_rises_to_one_and_falls_through_a_half() -> None:
 
 
 def test_with_patience_it_stops_early_and_saves_the_best_weights(tmp_path: Path) -> None:
-    """Random answers can be learnt by heart alone, and held-out ones become less and less likely."""
+    """Random answers can be learnt by heart alone: held-out ones become less and less likely."""
     rng = random.Random(0)
     words = "".join(rng.choices("abcdefgh", k=400))
     rows = [{"prompt": f"{i}:", "response": words[9 * i : 9 * i + 9]} for i in range(40)]
