@@ -13,6 +13,7 @@ import torch
 
 import textrl_agents
 import textrl_envs  # noqa: F401 - registers the environments
+from tests.agents.expectation import FAR, TOLERANCE, expected_gradient, precise
 from tests.agents.tiny import (
     EOS,
     Response,
@@ -100,13 +101,50 @@ def test_tokens_are_those_of_demonstrations_read_in_training() -> None:
 
 def test_the_gradient_is_that_of_the_mean_nll_a_token() -> None:
     task = shown_task(12)
-    policy = residual(task, away=0.5)
+    policy = precise(task, away=0.5)
     episodes = demonstration_episodes(vector_env(task))
     (found,) = gradients_of_update(make_agent(policy, minibatches=1), episodes)
     twin = twin_of(policy)
     exact = enumerate_exactly(task, twin)
     shown = [exact.log_probs[exact.played.index(y)] for y in played_in(episodes)]
-    assert relative_error(found, flat_gradient(-torch.cat(shown).mean(), twin)) < 2e-5
+    assert relative_error(found, flat_gradient(-torch.cat(shown).mean(), twin)) < TOLERANCE
+
+
+def test_over_all_that_is_shown_it_expects_the_gradient_of_the_cross_entropy() -> None:
+    """Demonstrations of the reference, every response by its chance: Σ π_ref(y) log π(y)."""
+    task = shown_task()
+    policy = precise(task, away=0.5)
+    twin = twin_of(policy)
+    exact = enumerate_exactly(task, twin)
+    shown = (exact.ref_log_prob.exp() / exact.num_prompts).detach()
+    batches = [(float(w), [y]) for w, y in zip(shown, exact.played, strict=True)]
+    found = expected_gradient(make_agent(policy, minibatches=1), task, batches)
+    expected = flat_gradient((shown * exact.log_prob).sum(), twin)
+    assert relative_error(found, expected) < TOLERANCE
+
+
+@pytest.mark.parametrize("size", [1, 3, 7])
+def test_micro_batches_of_unequal_lengths_add_up_to_the_gradient_of_the_batch(size: int) -> None:
+    task = shown_task(13)
+    policy = precise(task, away=0.5)
+    episodes = demonstration_episodes(vector_env(task))
+    whole, parts = (
+        gradients_of_update(make_agent(policy, minibatches=1, micro_batch_size=n), episodes)[0]
+        for n in (13, size)
+    )
+    assert relative_error(parts, whole) < TOLERANCE
+
+
+def test_minibatches_weighted_by_their_tokens_add_up_to_the_gradient_of_the_batch() -> None:
+    task = shown_task(13)
+    policy = precise(task, away=0.5)
+    episodes = demonstration_episodes(vector_env(task))
+    (whole,) = gradients_of_update(make_agent(policy, minibatches=1), episodes)
+    parts = gradients_of_update(make_agent(policy, minibatches=4), episodes)
+    tokens = [episodes.lengths[rows].sum() for rows in np.array_split(np.arange(13), 4)]
+    weighted = sum(n * part for n, part in zip(tokens, parts, strict=True)) / sum(tokens)
+    assert relative_error(np.asarray(weighted), whole) < TOLERANCE
+    assert relative_error(np.mean(parts, axis=0), whole) > FAR
 
 
 def test_what_would_need_generated_texts_is_unknown_in_the_log() -> None:

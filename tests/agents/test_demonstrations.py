@@ -13,6 +13,7 @@ import torch
 
 import textrl_agents
 import textrl_envs  # noqa: F401 - registers the environments
+from tests.agents.expectation import TOLERANCE, precise
 from tests.agents.tiny import (
     EOS,
     Response,
@@ -130,7 +131,7 @@ def shown_agent(coefficient: float, **settings: Any) -> tuple[Task, PPO]:
     task = shown_task()
     given = {"epochs": 1, "minibatches": 1, **settings}
     config = PPOConfig(demonstration_coefficient=coefficient, **given)
-    agent = PPO(residual(task, away=0.5), config=config)
+    agent = PPO(precise(task, away=0.5), config=config)
     agent.learn(vector_env(task), total_tokens=0)
     return task, agent
 
@@ -148,7 +149,7 @@ def test_the_gradient_gains_the_coefficient_times_that_of_the_mean_nll(coefficie
     exact = enumerate_exactly(task, twin)
     log_probs = torch.cat([exact.log_probs[exact.played.index(y)] for y in SHOWN])
     expected = coefficient * flat_gradient(-log_probs.mean(), twin)
-    assert relative_error(gradients[1] - gradients[0], expected) < 1e-4
+    assert relative_error(gradients[1] - gradients[0], expected) < TOLERANCE
 
 
 def test_the_loss_of_demonstrations_is_logged_where_there_are_some(

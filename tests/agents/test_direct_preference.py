@@ -14,6 +14,7 @@ from torch import Tensor
 
 import textrl_agents
 import textrl_envs  # noqa: F401 - registers the environments
+from tests.agents.expectation import FAR, TOLERANCE, in_groups, precise
 from tests.agents.tiny import (
     Exact,
     all_episodes,
@@ -161,7 +162,7 @@ def test_the_gradient_is_that_of_the_loss_over_all_pairs_of_each_prompt(
 ) -> None:
     """Twelve responses in three groups, of unequal lengths; the exact loss knows no masks."""
     task = tiny_task(size=3)
-    policy = residual(task, away=0.5)
+    policy = precise(task, away=0.5)
     exact = enumerate_exactly(task, twin_of(policy))
     chosen = [0, 7, 3, 12, 16, 29, 20, 22, 5, 1, 9, 14]
     played = [exact.played[i] for i in chosen]
@@ -178,7 +179,50 @@ def test_the_gradient_is_that_of_the_loss_over_all_pairs_of_each_prompt(
                     label = sigmoid(float(exact.scores[i] - exact.scores[j]))
                     margin = BETA * (ratios[i] - ratios[j])
                     loss = loss - label * torch.nn.functional.logsigmoid(margin) / (6 * 3)
-    assert relative_error(found, flat_gradient(loss, twin)) < 2e-5
+    assert relative_error(found, flat_gradient(loss, twin)) < TOLERANCE
+
+
+def label_of(labels: str, gain: float) -> float:
+    """The weight of "the first is preferred", where the first scores `gain` more."""
+    return sigmoid(gain) if labels == "soft" else float(gain > 0)
+
+
+@pytest.mark.parametrize("labels", ["soft", "ranked"])
+def test_over_all_pairs_it_expects_the_gradient_of_the_enumerated_loss(labels: str) -> None:
+    """Two responses of the policy's own to each prompt; which are met is held fixed."""
+    task = tiny_task(size=3, limit=2)
+    policy = precise(task, away=0.5)
+    twin = twin_of(policy)
+    exact = enumerate_exactly(task, twin)
+    agent = make_agent(policy, group_size=2, labels=labels)
+    found = np.zeros(sum(p.numel() for p in policy.parameters()))
+    for weight, played in in_groups(exact, 2):
+        for gradient in gradients_of_update(agent, episodes_of(task, policy, played)):
+            found += weight * gradient
+    chances, ratios = exact.weights * exact.num_prompts, log_ratios_of(exact)
+    loss = torch.zeros((), dtype=torch.float64)
+    for i, (prompt, _) in enumerate(exact.played):
+        for j, (other, _) in enumerate(exact.played):
+            if prompt == other and i != j:
+                chance = chances[i] * chances[j] / exact.num_prompts
+                gain, margin = float(exact.scores[i] - exact.scores[j]), ratios[i] - ratios[j]
+                for sign in (1, -1):
+                    likelihood = torch.nn.functional.logsigmoid(sign * BETA * margin)
+                    loss = loss - chance * label_of(labels, sign * gain) * likelihood
+    assert relative_error(found, flat_gradient(loss, twin)) < TOLERANCE
+
+
+def test_minibatches_weighted_by_their_prompts_add_up_to_the_gradient_of_the_batch() -> None:
+    task = tiny_task(size=3)
+    policy = precise(task, away=0.5)
+    played = [all_episodes(task)[i] for i in np.random.default_rng(2).permutation(28)]
+    episodes = episodes_of(task, policy, played)
+    (whole,) = gradients_of_update(make_agent(policy, group_size=4), episodes)
+    parts = gradients_of_update(make_agent(policy, group_size=4, minibatches=3), episodes)
+    sizes = [len(part) for part in np.array_split(np.arange(7), 3)]
+    weighted = sum(n * part for n, part in zip(sizes, parts, strict=True)) / 7
+    assert relative_error(np.asarray(weighted), whole) < TOLERANCE
+    assert relative_error(np.mean(parts, axis=0), whole) > FAR
 
 
 def optimal_table(task: Task) -> TablePolicy:

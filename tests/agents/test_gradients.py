@@ -342,6 +342,44 @@ def test_ppo_is_unbiased_at_any_lambda_where_the_value_is_exact(
     assert relative_error(found, flat_gradient(exact.objective, twin)) < TOLERANCE
 
 
+def gradient_of_a_later_step(agent: PPO, task: Task, old: Policy) -> Floats:
+    """Sums (chance under the old policy) x (what an update makes of its episode), an ascent."""
+    total = np.zeros(sum(p.numel() for p in agent.policy.parameters()))
+    for weight, played in one_by_one(enumerate_exactly(task, twin_of(old))):
+        episodes = episodes_of(task, old, played)
+        (gradient,) = gradients_of_update(agent, episodes)
+        total -= weight * gradient * episodes.num_tokens
+    return total
+
+
+def test_a_later_step_of_ppo_expects_the_gradient_of_the_clipped_surrogate(task: Task) -> None:
+    """And that is its bias: texts are still the old policy's, and far ratios count no further."""
+    policy, old = precise(task, away=0.4, seed=1), precise(task, away=0.5)
+    found = gradient_of_a_later_step(ppo(policy, clip=0.3), task, old)
+    twin = twin_of(policy)
+    exact, before = enumerate_exactly(task, twin), enumerate_exactly(task, twin_of(old))
+    surrogate, clipped = torch.zeros((), dtype=torch.float64), []
+    for i, weight in enumerate(before.weights):
+        ratio = (exact.log_probs[i] - before.log_probs[i].detach()).exp()
+        gain = before.returns_to_go(i) - before.values[i].detach()
+        least = torch.minimum(ratio * gain, ratio.clamp(0.7, 1.3) * gain)
+        surrogate = surrogate + weight * least.sum()
+        clipped += (least != ratio * gain).tolist()
+    assert 0.1 < np.mean(clipped) < 0.9
+    assert relative_error(found, flat_gradient(surrogate, twin)) < TOLERANCE
+    assert relative_error(found, flat_gradient(exact.objective, twin)) > FAR
+
+
+def test_of_single_tokens_and_without_a_clip_a_later_step_of_ppo_is_unbiased() -> None:
+    """The ratio of the token is then that of the response; the score does not age, a KL would."""
+    task = tiny_task(size=4, limit=1, beta=0.0)
+    policy, old = precise(task, away=0.4, seed=1), precise(task, away=0.5)
+    found = gradient_of_a_later_step(ppo(policy, clip=1e9), task, old)
+    twin = twin_of(policy)
+    expected = flat_gradient(enumerate_exactly(task, twin).objective, twin)
+    assert relative_error(found, expected) < TOLERANCE
+
+
 # --- what is wrong is caught ---
 
 
