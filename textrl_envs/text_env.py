@@ -6,6 +6,7 @@ import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
 
+from textrl_envs.action_masks import allowed_tokens
 from textrl_envs.actions import read_action
 from textrl_envs.core import TextCore
 from textrl_envs.demonstrations import Demonstrations
@@ -112,6 +113,10 @@ class TextEnv(gym.Env[Any, Any]):
     def decode(self, token_ids: Any) -> str:  # noqa: ANN401 - a list, an array or a tensor
         """Returns token ids as text, special tokens included."""
         return str(self.task.tokenizer.decode(np.asarray(token_ids).tolist()))
+
+    def action_masks(self) -> NDArray[np.bool_]:
+        """Returns which tokens may be chosen, (V,): `textrl_envs.action_masks.allowed_tokens`."""
+        return allowed_tokens(self._core, _ROW)[0]
 
     @property
     def prompts(self) -> PromptTable:

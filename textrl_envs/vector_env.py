@@ -10,6 +10,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
+from textrl_envs.action_masks import allowed_tokens
 from textrl_envs.actions import read_actions
 from textrl_envs.core import TextCore
 from textrl_envs.demonstrations import Demonstrations
@@ -182,6 +183,16 @@ class TextVectorEnv(VectorEnv[Any, Any, Any]):
     def decode(self, token_ids: Any) -> str:  # noqa: ANN401 - a list, an array or a tensor
         """Returns token ids as text, special tokens included."""
         return str(self.task.tokenizer.decode(np.asarray(token_ids).tolist()))
+
+    def action_masks(self) -> NDArray[np.bool_]:
+        """Returns which tokens may be chosen, (N, V): `textrl_envs.action_masks.allowed_tokens`.
+
+        In rows that have ended, whose actions are ignored, all.
+        """
+        masks = np.ones((self.num_envs, self.task.vocabulary_size), np.bool_)
+        rows = np.flatnonzero(self._is_running)
+        masks[rows] = allowed_tokens(self._core, rows)
+        return masks
 
     @property
     def prompts(self) -> PromptTable:

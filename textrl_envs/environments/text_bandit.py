@@ -4,10 +4,10 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from textrl_envs.data.instructions import instructions
 from textrl_envs.errors import InvalidInputError
 from textrl_envs.language_models.base import LanguageModel
-from textrl_envs.prompts import Prompt, PromptTable, read_prompts
+from textrl_envs.prompt_sources import find_prompts
+from textrl_envs.prompts import Prompt, PromptTable
 from textrl_envs.rewards.base import Reward
 from textrl_envs.rewards.loading import load_reward
 from textrl_envs.task import Task
@@ -51,13 +51,15 @@ def text_bandit(
         v0: first version.
 
     Names instead of objects keep the environment's spec JSON: a folder or hub id for `tokenizer`
-    and `reference`, a path or "instructions" for `prompts`, `module:function` or
-    `file.py:function` for `reward`.
+    and `reference`, a path or a name for `prompts`, `module:function` or `file.py:function` for
+    `reward`.
 
     Args:
         tokenizer: a Transformers tokenizer with an EOS token, or where it is.
         prompts: a JSONL file (`read_prompts`), prompts, or, unless there is a file of that name,
-            "instructions": 1000 requests in ten categories (`textrl_envs.data.instructions`).
+            "instructions": 1000 requests in ten categories (`textrl_envs.data.instructions`), or
+            what another library makes, such as "reasoning_gym:chain_sum?size=100&seed=0", "gem:ID"
+            or "datasets:FILE" (`textrl_envs.interop`); or a dataset of the library datasets.
         reward: scores the batch of responses that ended (`textrl_envs.rewards.Reward`).
         max_new_tokens: the limit of a response.
         max_prompt_tokens: the longest prompt allowed; None takes the longest there is.
@@ -76,7 +78,7 @@ def text_bandit(
     else:
         check_tokenizer(tokenizer, type(tokenizer).__name__)
     table = PromptTable(
-        _find_prompts(prompts, prompt_field),
+        find_prompts(prompts, prompt_field=prompt_field),
         tokenizer,
         template=template,
         max_prompt_tokens=max_prompt_tokens,
@@ -90,17 +92,6 @@ def text_bandit(
         load_reference=_reference_loader(reference, tokenizer, trust_remote_code),
         kl_coefficient=kl_coefficient,
     )
-
-
-def _find_prompts(
-    prompts: str | Path | Iterable[Prompt | str], prompt_field: str
-) -> Iterable[Prompt | str]:
-    # Whatever lies at the path comes first: a run records the path of what it finds there.
-    if isinstance(prompts, str) and prompts == "instructions" and not Path(prompts).exists():
-        return instructions()
-    if isinstance(prompts, str | Path):
-        return read_prompts(prompts, prompt_field=prompt_field)
-    return prompts
 
 
 def _reference_loader(
