@@ -10,6 +10,7 @@ an on-policy gradient. The update does not see the KL penalty; the search does.
 """
 
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, ClassVar, Literal, get_args
 
@@ -17,14 +18,18 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
+from textrl_agents.advantages import returns_to_go
 from textrl_agents.collector import Collector, native_envs
 from textrl_agents.episodes import Episodes
 from textrl_agents.on_policy import OnPolicyAgent, OnPolicyConfig
 from textrl_agents.search import MCTSPolicy
+from textrl_agents.search.tree_search import Leaf
 
 __all__ = ["ExpertIteration", "ExpertIterationConfig", "Teacher"]
 
 Teacher = Literal["sampling", "mcts"]
+
+Rows = NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,14 +46,26 @@ class ExpertIterationConfig(OnPolicyConfig):
     """Who plays the episodes: the policy, or a tree search with the policy as its prior."""
     simulations: int = 16
     """Of the search before each token, for mcts."""
+    leaf: Leaf = "roll_out"
+    """What a new text is worth to the search: what one roll-out of the policy earns, or the
+    policy's value, which is then learnt from all episodes."""
+    value_coefficient: float = 0.5
+    """Weight of the value loss, where the value is learnt."""
 
     def __post_init__(self) -> None:
         OnPolicyConfig.__post_init__(self)
         self.check("teacher", self.teacher in get_args(Teacher), f"one of {get_args(Teacher)}")
         self.check("simulations", self.simulations >= 1, "at least 1")
+        self.check("leaf", self.leaf in get_args(Leaf), f"one of {get_args(Leaf)}")
+        self.check("value_coefficient", self.value_coefficient >= 0, "0 or more")
         self.check("kept", self.kept >= 1, "at least 1")
         self.check("epochs", self.epochs >= 1, "at least 1")
         self.check("minibatches", self.minibatches >= 1, "at least 1")
+
+    @property
+    def learns_value(self) -> bool:
+        """Whether a search asks the policy for values."""
+        return self.teacher == "mcts" and self.leaf == "value"
 
 
 class ExpertIteration(OnPolicyAgent):
@@ -57,6 +74,9 @@ class ExpertIteration(OnPolicyAgent):
     Best are those with the highest scores, but none with the lowest score ever seen: before the
     first success there is nothing to imitate, and the policy stays as it is. The log's reward, KL
     and score are those of the episodes collected, and so the teacher's.
+
+    With a value at the leaves of the search, the value is learnt as in AlphaZero (Silver et al.
+    2017): from what the teacher's own episodes returned, whether they are imitated or not.
 
     Args:
         policy: what is trained.
@@ -79,6 +99,7 @@ class ExpertIteration(OnPolicyAgent):
             envs.task,
             self.policy,
             simulations=self.config.simulations,
+            leaf=self.config.leaf,
             seed=(self.seed, 4, self.iteration),
         )
         episodes = collector.collect(
@@ -92,22 +113,45 @@ class ExpertIteration(OnPolicyAgent):
         self.memory["worst"] = min(self.memory.get("worst", np.inf), episodes.scores.min())
         pool = episodes if self.best is None else episodes.joined(self.best)
         rows = self._choose(pool.scores)
-        if not rows.size:
-            return {"kept": 0, "loss": 0.0, "gradient_norm": 0.0}
-        self.best = pool.select(rows)
-        losses, norms = [], []
-        for _ in range(self.config.epochs):
-            order = rng.permutation(len(self.best))
-            for rows in np.array_split(order, min(self.config.minibatches, len(order))):
-                losses.append(self.add_imitation_gradients(self.best, np.sort(rows)))
-                norms.append(self.step_optimizer())
-        return {
-            "kept": len(self.best),
-            "loss": float(np.mean(losses)),
-            "gradient_norm": float(np.mean(norms)),
-        }
+        self.best = pool.select(rows) if rows.size else None
+        targets = returns_to_go(episodes.rewards, bootstrap_values=episodes.bootstrap_values)
+        valued = episodes if self.config.learns_value else None
+        steps = [
+            self._step(episodes, targets, *parts)
+            for _ in range(self.config.epochs)
+            for parts in zip_longest(self._parts(self.best, rng), self._parts(valued, rng))
+        ]
+        names = ["loss", "gradient_norm", *(["value_loss"] if self.config.learns_value else [])]
+        found = {name: [step[name] for step in steps if name in step] for name in names}
+        means = {name: float(np.mean(values)) if values else 0.0 for name, values in found.items()}
+        return {"kept": len(rows), **means}
 
-    def _choose(self, scores: NDArray[np.float64]) -> NDArray[np.int64]:
+    def _step(
+        self,
+        episodes: Episodes,
+        targets: NDArray[np.float64],
+        imitated: Rows | None,
+        valued: Rows | None,
+    ) -> dict[str, float]:
+        """Takes one step on some of the best, and on the value of some of all episodes."""
+        stats = {}
+        if imitated is not None:
+            assert self.best is not None
+            stats["loss"] = self.add_imitation_gradients(self.best, imitated)
+        if valued is not None:
+            weight = self.config.value_coefficient
+            stats["value_loss"] = self.add_value_gradients(episodes, valued, targets, weight=weight)
+        return {**stats, "gradient_norm": self.step_optimizer()}
+
+    def _parts(self, episodes: Episodes | None, rng: np.random.Generator) -> list[Rows]:
+        """Returns the rows of each minibatch, in a new order; none of no episodes."""
+        if episodes is None:
+            return []
+        order = rng.permutation(len(episodes))
+        parts = np.array_split(order, min(self.config.minibatches, len(order)))
+        return [np.sort(rows) for rows in parts]
+
+    def _choose(self, scores: NDArray[np.float64]) -> Rows:
         """Returns the rows of the best; the newest come first, and a stable sort keeps them so."""
         order = np.argsort(-scores, kind="stable")[: self.config.kept]
         return np.sort(order[scores[order] > self.memory["worst"]])

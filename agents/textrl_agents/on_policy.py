@@ -18,6 +18,7 @@ from textrl_agents.averaging import WeightAverage
 from textrl_agents.collector import Collector, native_envs
 from textrl_agents.config import OnPolicyConfig
 from textrl_agents.episodes import Episodes
+from textrl_agents.losses import value_loss
 from textrl_agents.objective import (
     keep_coefficient,
     kl_coefficient,
@@ -49,12 +50,15 @@ class OnPolicyAgent(ABC):
     config_class: ClassVar[type[OnPolicyConfig]]
     group_size: int = 1
     """Episodes in a row that share a prompt."""
+    learning_rate_scale: ClassVar[float] = 1.0
+    """What the policy's own learning rate is multiplied by, where none is given."""
 
     def __init__(self, policy: Policy, *, config: Any = None, seed: int = 0) -> None:  # noqa: ANN401
         self.policy = policy
         self.config = config if config is not None else self.config_class()
         self.seed = seed
-        self.learning_rate: float = self.config.learning_rate or policy.default_learning_rate
+        own = self.learning_rate_scale * policy.default_learning_rate
+        self.learning_rate: float = self.config.learning_rate or own
         self.iteration = 0
         self.tokens = 0
         self.log = TrainingLog()
@@ -180,6 +184,34 @@ class OnPolicyAgent(ABC):
         for part in self.micro_batches(rows):
             found = self.policy.evaluate(episodes.select(part), with_entropies=False)
             loss = -found.log_probs.sum() / count
+            (weight * loss).backward()  # type: ignore[no-untyped-call]
+            total += float(loss.detach())
+        return total
+
+    def add_value_gradients(
+        self,
+        episodes: Episodes,
+        rows: NDArray[np.int64],
+        targets: NDArray[np.float64],
+        *,
+        weight: float = 1.0,
+    ) -> float:
+        """Adds those of weight times the mean of (V − target)² / 2 over tokens of some episodes.
+
+        Args:
+            episodes: B of them.
+            rows: which of them.
+            targets: what the value is to be, in units of the score, (B, T).
+            weight: of the loss.
+
+        Returns:
+            The mean.
+        """
+        count, total = int(episodes.response_mask[rows].sum()), 0.0
+        for part in self.micro_batches(rows):
+            values = self.policy.evaluate(episodes.select(part), with_entropies=False).values
+            wanted = torch.from_numpy(targets[part][episodes.response_mask[part]]).to(values)
+            loss = value_loss(values, wanted, num_tokens=count)
             (weight * loss).backward()  # type: ignore[no-untyped-call]
             total += float(loss.detach())
         return total

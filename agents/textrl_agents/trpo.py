@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from textrl_agents.advantages import generalised_advantages, standardise
 from textrl_agents.episodes import Episodes
-from textrl_agents.losses import entropy_loss, surrogate_loss, value_loss
+from textrl_agents.losses import entropy_loss, surrogate_loss
 from textrl_agents.natural_gradient import conjugate_gradient, fisher_product, kl_divergence
 from textrl_agents.on_policy import OnPolicyAgent, OnPolicyConfig
 from textrl_agents.policies.base import response_tokens
@@ -143,22 +143,9 @@ class TRPO(OnPolicyAgent):
             for _ in range(self.config.value_epochs):
                 order = rng.permutation(len(episodes))
                 for rows in np.array_split(order, self.config.value_minibatches):
-                    losses.append(self._add_value_gradients(episodes, np.sort(rows), targets))
+                    losses.append(self.add_value_gradients(episodes, np.sort(rows), targets))
                     self.step_optimizer()
         return float(np.mean(losses))
-
-    def _add_value_gradients(
-        self, episodes: Episodes, rows: NDArray[np.int64], targets: NDArray[np.float64]
-    ) -> float:
-        """Adds those of the mean loss over the tokens of some episodes, and returns it."""
-        count, total = int(episodes.response_mask[rows].sum()), 0.0
-        for part in self.micro_batches(rows):
-            values = self.policy.evaluate(episodes.select(part), with_entropies=False).values
-            wanted = torch.from_numpy(targets[part][episodes.response_mask[part]]).to(values)
-            loss = value_loss(values, wanted, num_tokens=count)
-            loss.backward()  # type: ignore[no-untyped-call]
-            total += float(loss.detach())
-        return total
 
 
 class TrustRegion:

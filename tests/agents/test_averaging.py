@@ -25,7 +25,7 @@ def walk(steps: int) -> tuple[WeightAverage, nn.Parameter, list[Tensor]]:
     average, path = WeightAverage([parameter], decay=DECAY), []
     for _ in range(steps):
         with torch.no_grad():
-            parameter += torch.randn(3, generator=generator, dtype=torch.float64)
+            parameter.add_(torch.randn(3, generator=generator, dtype=torch.float64))
         average.update()
         path.append(parameter.detach().clone())
     return average, parameter, path

@@ -24,13 +24,16 @@ from tests.agents.tiny import (
     tiny_task,
     twin_of,
     vector_env,
+    with_kl,
 )
 from textrl_agents import StopTraining
+from textrl_agents.collector import Collector
 from textrl_agents.episodes import Episodes
 from textrl_agents.expert_iteration import ExpertIteration, ExpertIterationConfig
 from textrl_agents.policies import Policy
 from textrl_benchmarks.evaluation import Evaluation, evaluate
 from textrl_envs.errors import InvalidInputError
+from textrl_envs.optimum import optimum
 from textrl_envs.task import Task
 from textrl_envs.wrappers.vector import KLPenalty
 
@@ -208,7 +211,7 @@ def test_the_penalty_is_not_seen() -> None:
     np.testing.assert_array_equal(found[0], found[1])
 
 
-@pytest.mark.parametrize("name", ["kept", "epochs", "minibatches"])
+@pytest.mark.parametrize("name", ["kept", "epochs", "minibatches", "simulations"])
 def test_a_setting_below_1_is_refused(name: str) -> None:
     with pytest.raises(InvalidInputError, match=f"{name} must be at least 1; got 0"):
         ExpertIterationConfig(**{name: 0})  # type: ignore[arg-type]
@@ -253,6 +256,96 @@ def test_the_arrays_are_all_fields_but_a_missing_reference() -> None:
     assert len(joined) == 4
 
 
+# --- taught by a search ---
+
+WHOLE_TREE = 60
+"""Simulations after which every response to a prompt of `tiny_task` is known."""
+
+
+def searcher(policy: Policy, **settings: Any) -> ExpertIteration:
+    return make_agent(policy, teacher="mcts", **{"simulations": 4, **settings})
+
+
+@pytest.mark.parametrize("leaf", ["roll_out", "value"])
+def test_a_teacher_that_knows_the_whole_tree_plays_the_optimum(leaf: str) -> None:
+    """Every episode then returns V* of its prompt, whatever the policy says."""
+    task = tiny_task()
+    agent = searcher(precise(task, away=0.5), simulations=WHOLE_TREE, leaf=leaf)
+    episodes = agent.collect(Collector(with_kl(task, agent.policy)))
+    best = np.array(optimum(task).values)
+    np.testing.assert_allclose(episodes.returns, best[episodes.prompt_index], atol=1e-9)
+
+
+def test_few_simulations_already_teach_better_than_the_policy_plays() -> None:
+    task = tiny_task()
+    policy = residual(task)
+    returns = []
+    for agent in (make_agent(policy), searcher(policy, simulations=8)):
+        agent.config = dataclasses.replace(agent.config, episodes_per_batch=512)
+        episodes = agent.collect(Collector(with_kl(task, policy, 64)))
+        returns.append((episodes.returns.mean(), episodes.returns.std() / np.sqrt(512)))
+    (plain, error), (taught, other) = returns
+    assert taught - plain > 4 * np.hypot(error, other)
+
+
+def test_what_the_search_tries_is_paid_for() -> None:
+    """A roll-out a simulation, of a token at least, beside the tokens that are played."""
+    task = tiny_task()
+    policy = residual(task)
+    plain, search = make_agent(policy), searcher(policy)
+    (without,) = plain.learn(with_kl(task, policy), total_tokens=1).rows
+    (row,) = search.learn(with_kl(task, policy), total_tokens=1).rows
+    assert without["tokens"] == round(32 * without["length"])
+    played = round(32 * row["length"])
+    # Two prompts: their roots are searched once each, and so is every text met after them.
+    assert row["tokens"] >= played + 2 * 4
+    assert row["tokens"] < played + 32 * 3 * 5 * 4
+
+
+def flat_value_gradient(task: Task, twin: Policy, played: Sequence[Any], batch: Episodes) -> Any:
+    """Of the mean over tokens of (V − G)² / 2, G being what was still to come."""
+    exact = enumerate_exactly(task, twin)
+    losses = []
+    for row, y in enumerate(played):
+        rewards = batch.rewards[row, : len(y[1])]
+        to_go = torch.from_numpy(np.cumsum(rewards[::-1])[::-1].copy())
+        losses.append((exact.values[exact.played.index(y)] - to_go).square() / 2)
+    return flat_gradient(torch.cat(losses).mean(), twin)
+
+
+@pytest.mark.parametrize("micro_batch_size", [2, 128])
+def test_a_value_at_the_leaves_is_learnt_from_all_episodes(micro_batch_size: int) -> None:
+    """Those that are not good enough to be imitated too: a search must know what leads nowhere."""
+    task = tiny_task()
+    policy = precise(task, away=0.5)
+    given = [(A, 1.0), (B, 0.5), (C, 1.0), (D, 1.0), (E, 0.0)]
+    episodes = batch(task, policy, given)
+    settings = {"epochs": 1, "minibatches": 1, "micro_batch_size": micro_batch_size}
+    (plain,) = gradients_of_update(searcher(policy, **settings), episodes)
+    agent = searcher(policy, leaf="value", value_coefficient=0.7, **settings)
+    (found,) = gradients_of_update(agent, episodes)
+    played = [(i % 2, y) for i, (y, _) in enumerate(given)]
+    expected = 0.7 * flat_value_gradient(task, twin_of(policy), played, episodes)
+    assert relative_error(found - plain, expected) < TOLERANCE
+
+
+def test_a_value_is_learnt_before_the_first_success_too() -> None:
+    task = tiny_task()
+    agent = searcher(residual(task), leaf="value", epochs=2, minibatches=3)
+    episodes = batch(task, agent.policy, [(A, 0.5), (B, 0.5), (C, 0.5)])
+    stats = agent.update(episodes, np.random.default_rng(0))
+    assert (stats["kept"], stats["loss"]) == (0, 0.0)
+    assert stats["value_loss"] > 0
+    assert {float(state["step"]) for state in agent.optimizer.state.values()} == {6.0}
+
+
+def test_a_search_without_a_price_of_kl_is_refused() -> None:
+    task = tiny_task(beta=0.0)
+    agent = searcher(residual(task))
+    with pytest.raises(InvalidInputError, match="positive kl_coefficient"):
+        agent.learn(with_kl(task, agent.policy), total_tokens=1)
+
+
 # --- saved and loaded ---
 
 BUDGET = 400
@@ -276,6 +369,8 @@ def make_envs(kind: str, policy: Policy | None = None) -> Any:
 
 
 def make_learner(kind: str) -> ExpertIteration:
+    if kind.startswith("mcts"):
+        return searcher(residual(tiny_task(), away=0.5), kept=10, leaf=kind[5:])
     if kind != "table":
         return make_agent(residual(tiny_task(), away=0.5), kept=10)
     agent: ExpertIteration = textrl_agents.make(
@@ -284,24 +379,25 @@ def make_learner(kind: str) -> ExpertIteration:
     return agent
 
 
-@pytest.mark.parametrize("kind", ["residual", "without KL", "table"])
+@pytest.mark.parametrize("kind", ["residual", "without KL", "table", "mcts roll_out", "mcts value"])
 @pytest.mark.parametrize("stop", [1, 3])
 def test_a_run_saved_and_loaded_goes_on_to_the_same_bytes(
     kind: str, stop: int, tmp_path: Path
 ) -> None:
     """What is remembered is more than the last batch, so it has to be saved."""
     whole = make_learner(kind)
-    whole.learn(make_envs(kind, whole.policy), total_tokens=BUDGET)
+    budget = 3 * BUDGET if kind.startswith("mcts") else BUDGET  # a search costs more
+    whole.learn(make_envs(kind, whole.policy), total_tokens=budget)
     agent = make_learner(kind)
     envs = make_envs(kind, agent.policy)
-    agent.learn(envs, total_tokens=BUDGET, progress=stop_after(stop))
+    agent.learn(envs, total_tokens=budget, progress=stop_after(stop))
     agent.save(tmp_path / "agent")
     loaded = ExpertIteration.load(tmp_path / "agent", device="cpu")
     assert agent.best is not None
     assert loaded.best is not None
     for name, array in agent.best.arrays().items():
         np.testing.assert_array_equal(loaded.best.arrays()[name], array)
-    loaded.learn(make_envs(kind, loaded.policy), total_tokens=BUDGET)
+    loaded.learn(make_envs(kind, loaded.policy), total_tokens=budget)
     assert len(whole.log.rows) > 3
     np.testing.assert_equal(loaded.log.rows, whole.log.rows)  # NaN where no KL is charged
     for name, tensor in whole.policy.state_dict().items():

@@ -146,7 +146,7 @@ def test_the_loss_of_the_text_is_logged(plain_text: Path) -> None:
 
 
 def test_the_text_is_not_forgotten(plain_text: Path) -> None:
-    """Whoever is paid for a response alone drifts from the text; with it in the mix it is learnt."""
+    """Paid for responses alone the policy drifts from the text; mixed in, it is learnt."""
     likelihoods = []
     for path in (None, plain_text):
         task = tiny_task(beta=0.0)

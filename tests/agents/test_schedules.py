@@ -1,6 +1,7 @@
 """Learning-rate schedules: their closed forms, and what an optimiser is told over a run."""
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ from textrl_agents.reinforce import REINFORCE, REINFORCEConfig
 from textrl_agents.schedules import learning_rate_factor
 from textrl_envs.errors import InvalidInputError
 
-FORMS = {
+FORMS: dict[str, Callable[[float], float]] = {
     "linear": lambda share: 1 - share,
     "cosine": lambda share: math.cos(math.pi * share / 2) ** 2,
     "constant": lambda share: 1.0,

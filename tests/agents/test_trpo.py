@@ -617,11 +617,11 @@ def score(exact: Exact) -> float:
 
 @pytest.mark.parametrize("seed", [0, 1])
 def test_it_climbs_towards_the_exact_optimum(seed: int) -> None:
-    """Seeds 0-2 scored .85, .90 and .89."""
+    """Seeds 0-5 scored .80 to .94; after half the tokens .54 to .91."""
     task = tiny_task()
     policy = residual(task, width=16, seed=seed)
     config = TRPOConfig(episodes_per_batch=256, max_kl=0.05, damping=0.01, learning_rate=1e-2)
-    TRPO(policy, config=config, seed=seed).learn(with_kl(task, policy, 64), total_tokens=12_000)
+    TRPO(policy, config=config, seed=seed).learn(with_kl(task, policy, 64), total_tokens=24_000)
     assert 0.75 < score(enumerate_exactly(task, twin_of(policy))) <= 1.0
 
 
