@@ -57,6 +57,7 @@ def make(
     envs: Any,  # noqa: ANN401 - a vector environment, wrapped or not
     *,
     policy: "Policy | str | None" = None,
+    value_model: str | None = None,
     sampling: "Sampling | Mapping[str, Any] | None" = None,
     lora: "Lora | Mapping[str, Any] | None" = None,
     seed: int = 0,
@@ -71,6 +72,8 @@ def make(
         policy: a policy, a Transformers folder to train, "table" (`TablePolicy`) or "lstm"
             (`LSTMPolicy`); None makes the one that suits the environment
             (`textrl_agents.policies.make_policy`).
+        value_model: the folder of a Transformers decoder that gives the values, such as a reward
+            model; None gives the policy a value head on its own trunk.
         sampling: how the new policy samples, such as `{"top_k": 5}`
             (`textrl_agents.policies.Sampling`); None samples from it as it is.
         lora: train low-rank adapters of a Transformers model alone, such as `{"rank": 8}`
@@ -82,11 +85,12 @@ def make(
 
     Raises:
         InvalidInputError: an unknown agent or setting, a policy that does not fit, or one for an
-            agent that makes its own; `sampling` or `lora` for a policy that is there already.
+            agent that makes its own; `value_model`, `sampling` or `lora` for a policy that is there
+            already.
     """
     found = agent_class(name)
     if not _has_config(found):
-        given = {"sampling": sampling, "lora": lora}
+        given = {"value_model": value_model, "sampling": sampling, "lora": lora}
         own = {**{k: v for k, v in given.items() if v is not None}, **settings}
         return _make_other(name, found, envs, policy, {"seed": seed, "device": device, **own})
     config = found.make_config(**settings)  # before the model is loaded: a typo answers at once
@@ -98,10 +102,16 @@ def make(
         policy = make_policy(
             envs,
             model=policy,
+            value_model=value_model,
             sampling=Sampling.of(sampling),
             lora=lora,
             seed=seed,
             device=device,
+        )
+    elif value_model is not None:
+        raise InvalidInputError(
+            "The policy is there already, and its value with it; leave value_model out, or let "
+            "make_policy make the policy."
         )
     elif sampling is not None:
         raise InvalidInputError(

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import textrl_agents
 from tests.agents.tiny import (
     all_episodes,
     causal_policy,
@@ -22,7 +23,7 @@ from tests.agents.tiny import (
 )
 from textrl_agents.collector import Collector
 from textrl_agents.episodes import Episodes
-from textrl_agents.policies import CausalLMPolicy, Sampling, load_policy
+from textrl_agents.policies import CausalLMPolicy, Sampling, load_policy, make_policy
 from textrl_agents.ppo import PPO, PPOConfig
 from textrl_agents.reinforce import REINFORCE, REINFORCEConfig
 from textrl_envs.errors import InvalidInputError
@@ -332,6 +333,58 @@ def test_the_reference_may_be_given_a_value_model() -> None:
         policy.next_log_probs(observe(TEXTS)), reference.next_log_probs(observe(TEXTS)), atol=1e-6
     )
     assert all(p.requires_grad for p in policy.parameters())
+
+
+def causal_envs() -> Any:
+    return vector_env(tiny_task(reference=causal_reference(tiny_gpt2())))
+
+
+@pytest.mark.parametrize("start", ["reference", "folder"])
+def test_a_policy_made_by_name_begins_with_the_score_of_a_reward_models_folder(
+    start: str, tmp_path: Path
+) -> None:
+    model = value_model()
+    model.save_pretrained(tmp_path / "reward")
+    tiny_gpt2(seed=1).save_pretrained(tmp_path / "model")
+    agent = textrl_agents.make(
+        "ppo",
+        causal_envs(),
+        policy=None if start == "reference" else str(tmp_path / "model"),
+        value_model=str(tmp_path / "reward"),
+        device="cpu",
+    )
+    with torch.no_grad():
+        expected = [float(model(input_ids=torch.tensor([text])).logits[0, 0]) for text in TEXTS]
+    found = agent.policy.next_values(observe(TEXTS))
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
+    assert agent.policy.values_episodes
+
+
+@pytest.mark.parametrize("kind", ["language model", "trunk"])
+def test_any_decoders_folder_will_do_and_the_value_begins_as_zero(
+    kind: str, tmp_path: Path
+) -> None:
+    value_model(kind).save_pretrained(tmp_path)
+    policy = make_policy(causal_envs(), value_model=str(tmp_path), device="cpu")
+    np.testing.assert_array_equal(policy.next_values(observe(TEXTS)), 0.0)
+    assert policy.values_episodes
+
+
+def test_only_a_transformers_policy_takes_a_value_model(tmp_path: Path) -> None:
+    value_model().save_pretrained(tmp_path)
+    model = str(tmp_path)
+    for settings in ({}, {"model": "table"}, {"model": "lstm"}):
+        with pytest.raises(InvalidInputError, match="value_model stands beside a Transformers"):
+            make_policy(vector_env(tiny_task()), value_model=model, **settings)
+    with pytest.raises(InvalidInputError, match="value_model stands beside a Transformers"):
+        make_policy(causal_envs(), value_model=model, lora={"rank": 1})
+    with pytest.raises(InvalidInputError, match="leave value_model out"):
+        textrl_agents.make("ppo", causal_envs(), policy=make()[1], value_model=model)
+
+
+def test_a_folder_without_a_model_is_named(tmp_path: Path) -> None:
+    with pytest.raises(InvalidInputError, match=r"Cannot load a value model from .*none"):
+        make_policy(causal_envs(), value_model=str(tmp_path / "none"), device="cpu")
 
 
 @kinds

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from transformers import AutoModel
+from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification
 
 from textrl_agents.episodes import Episodes
 from textrl_agents.policies.network import (
@@ -23,11 +23,12 @@ from textrl_agents.policies.network import (
     save_reference,
 )
 from textrl_agents.policies.sampling import PLAIN, Sampling, read_sampling
+from textrl_envs.errors import InvalidInputError
 from textrl_envs.language_models.base import LanguageModel
 from textrl_envs.language_models.causal import CausalLanguageModel, check_vocabulary
 from textrl_envs.language_models.decoder import Decoder, choose_device, load_causal_lm
 
-__all__ = ["CausalLMPolicy"]
+__all__ = ["CausalLMPolicy", "load_value_model"]
 
 
 class CausalLMPolicy(NetworkPolicy):
@@ -174,11 +175,8 @@ class CausalLMPolicy(NetworkPolicy):
     def load(cls, folder: Path, *, device: str = "auto") -> Self:
         """Reads what `save` wrote."""
         about = json.loads((folder / "policy.json").read_text())
-        value_model = None
-        if (folder / "value_model").is_dir():
-            value_model = AutoModel.from_pretrained(
-                folder / "value_model", dtype=torch.float32, use_safetensors=True
-            )
+        path = folder / "value_model"
+        value_model = load_value_model(str(path)) if path.is_dir() else None
         sampling, reference = read_sampling(about), None
         if sampling.reference_share:
             reference = load_reference(folder, about["vocabulary_size"])
@@ -193,3 +191,22 @@ class CausalLMPolicy(NetworkPolicy):
         head = load_file(folder / "value_head.safetensors", device=str(torch.device(policy.device)))
         policy.value_head.load_state_dict(head)
         return policy
+
+
+def load_value_model(path: str) -> Any:  # noqa: ANN401 - any Transformers decoder
+    """Loads a Transformers decoder in float32, a sequence classifier with its head.
+
+    Raises:
+        InvalidInputError: no such model there.
+    """
+    try:
+        names = AutoConfig.from_pretrained(path).architectures or [""]
+        is_classifier = names[0].endswith("ForSequenceClassification")
+        kind: Any = AutoModelForSequenceClassification if is_classifier else AutoModel
+        return kind.from_pretrained(path, dtype=torch.float32, use_safetensors=True)
+    # Whatever is wrong with a user's folder may come as either; it is raised again.
+    except (OSError, ValueError) as error:
+        raise InvalidInputError(
+            f"Cannot load a value model from {path!r}. Give a Transformers folder with "
+            f"model.safetensors ({str(error).strip().splitlines()[0]})."
+        ) from error

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from textrl_agents.policies.base import Policy
-from textrl_agents.policies.causal_lm import CausalLMPolicy
+from textrl_agents.policies.causal_lm import CausalLMPolicy, load_value_model
 from textrl_agents.policies.lora import Lora, LoraPolicy
 from textrl_agents.policies.lstm import LSTMPolicy
 from textrl_agents.policies.residual import ResidualPolicy
@@ -32,6 +32,7 @@ def make_policy(
     envs: Any,  # noqa: ANN401 - a scalar or vector text environment, wrapped or not
     *,
     model: str | None = None,
+    value_model: str | None = None,
     lora: Lora | Mapping[str, Any] | None = None,
     seed: int = 0,
     sampling: Sampling = PLAIN,
@@ -47,11 +48,22 @@ def make_policy(
     With `lora`, such as `{"rank": 8}`, only adapters of the Transformers model are trained
     (`LoraPolicy`); the reference and the policy over it then have their weights in common.
 
+    With `value_model`, the folder of a Transformers decoder, a Transformers policy has its values
+    from that; where it is a reward model, they begin as its scores.
+
     Raises:
         InvalidInputError: neither model nor reference, vocabularies that do not match, or `lora`
-            where no Transformers model is trained.
+            or `value_model` where no Transformers model is trained.
     """
-    task = envs.unwrapped.task
+    task, reference = envs.unwrapped.task, envs.unwrapped.reference
+    is_causal = model not in (None, "table", "lstm") or (
+        model is None and isinstance(reference, CausalLanguageModel)
+    )
+    if value_model is not None and (lora is not None or not is_causal):
+        raise InvalidInputError(
+            "value_model stands beside a Transformers policy that is trained as a whole. Give "
+            "policy a Transformers folder and no lora, or leave value_model out."
+        )
     if lora is not None:
         return _make_lora(envs, model, Lora.of(lora), seed, sampling, device)
     if model == "table":
@@ -62,14 +74,14 @@ def make_policy(
         check_same_vocabulary(model, task.tokenizer)
         policy: Policy = CausalLMPolicy(
             load_causal_lm(model),
+            value_model=_value_model(value_model),
             vocabulary_size=task.vocabulary_size,
             sampling=sampling,
-            reference=envs.unwrapped.reference if sampling.reference_share else None,
+            reference=reference if sampling.reference_share else None,
             device=device,
         )
         policy.check_length(task.max_tokens)
         return policy
-    reference = envs.unwrapped.reference
     if reference is None:
         raise InvalidInputError(
             "The environment has no reference to start from. Give the policy a model: a "
@@ -77,12 +89,18 @@ def make_policy(
         )
     check_vocabulary(reference.vocabulary_size, task.vocabulary_size)
     if isinstance(reference, CausalLanguageModel):
-        policy = CausalLMPolicy.of_reference(reference, sampling=sampling)
+        policy = CausalLMPolicy.of_reference(
+            reference, value_model=_value_model(value_model), sampling=sampling
+        )
         policy.check_length(task.max_tokens)
         return policy
     return ResidualPolicy(
         reference, max_tokens=task.max_tokens, seed=seed, sampling=sampling, device=device
     )
+
+
+def _value_model(folder: str | None) -> Any:  # noqa: ANN401 - any Transformers decoder
+    return None if folder is None else load_value_model(folder)
 
 
 def _make_lstm(
