@@ -373,9 +373,9 @@ def test_any_decoders_folder_will_do_and_the_value_begins_as_zero(
 def test_only_a_transformers_policy_takes_a_value_model(tmp_path: Path) -> None:
     value_model().save_pretrained(tmp_path)
     model = str(tmp_path)
-    for settings in ({}, {"model": "table"}, {"model": "lstm"}):
+    for name in (None, "table", "lstm"):
         with pytest.raises(InvalidInputError, match="value_model stands beside a Transformers"):
-            make_policy(vector_env(tiny_task()), value_model=model, **settings)
+            make_policy(vector_env(tiny_task()), model=name, value_model=model)
     with pytest.raises(InvalidInputError, match="value_model stands beside a Transformers"):
         make_policy(causal_envs(), value_model=model, lora={"rank": 1})
     with pytest.raises(InvalidInputError, match="leave value_model out"):
