@@ -27,11 +27,16 @@ from textrl_envs.vector_env import TextVectorEnv
 __all__ = ["reward_of_trl", "trl_dataset", "trl_reward", "trl_settings"]
 
 
-def trl_dataset(env: Any) -> Any:  # noqa: ANN401 - an environment, wrapped or not; a Dataset
+def trl_dataset(env: Any, *, rows: int = 1024) -> Any:  # noqa: ANN401 - a Dataset
     """Returns the prompts of an environment as a `datasets.Dataset`.
 
     Columns: `prompt`, the text; `prompt_index` and `prompt_ids`, by which `trl_reward` finds it
     again.
+
+    Args:
+        env: a text environment, wrapped or not.
+        rows: all prompts are repeated until there are so many or more. TRL takes whole batches of
+            rows, and trains nothing on a dataset that has fewer.
 
     Raises:
         InvalidInputError: datasets is not installed, or a prompt that TRL, which is given the
@@ -40,9 +45,14 @@ def trl_dataset(env: Any) -> Any:  # noqa: ANN401 - an environment, wrapped or n
     task: Task = env.unwrapped.task
     _check_texts(task)
     table = task.prompts
-    rows = [_ids(table, index) for index in range(len(table))]
+    times = max(1, -(-rows // len(table)))
+    columns = {
+        "prompt": table.texts,
+        "prompt_index": list(range(len(table))),
+        "prompt_ids": [_ids(table, index) for index in range(len(table))],
+    }
     return require("datasets", extra="trl").Dataset.from_dict(
-        {"prompt": list(table.texts), "prompt_index": list(range(len(table))), "prompt_ids": rows}
+        {name: values * times for name, values in columns.items()}
     )
 
 
