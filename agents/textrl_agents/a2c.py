@@ -49,6 +49,7 @@ class A2C(OnPolicyAgent):
     name: ClassVar[str] = "a2c"
     config_class: ClassVar[type[OnPolicyConfig]] = A2CConfig
     config: A2CConfig
+    learning_rate_scale: ClassVar[float] = 2.0
 
     def update(self, episodes: Episodes, rng: np.random.Generator) -> dict[str, float]:
         """Takes one step along the gradient of the whole batch."""

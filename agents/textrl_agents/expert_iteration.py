@@ -4,9 +4,10 @@
     update    the best episodes so far are made likely
 
 The search is Anthony et al. 2017 (arXiv:1705.08439), Algorithm 1, with the tokens that were played
-as targets. Sampling is rejection-sampling fine-tuning: the expert is the policy's own luck. What
-succeeded once is remembered and made likely, so that a rare success is not lost again, as it is in
-an on-policy gradient. The update does not see the KL penalty; the search does.
+as targets. Sampling is rejection-sampling fine-tuning, ranked by the regularised return as in RAFT
+(Dong et al. 2023, arXiv:2304.06767): the expert is the policy's own luck. What succeeded once is
+remembered and made likely, so that a rare success is not lost again, as it is in an on-policy
+gradient.
 """
 
 from dataclasses import dataclass
@@ -15,12 +16,15 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal, get_args
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
 from textrl_agents.advantages import returns_to_go
 from textrl_agents.collector import Collector, native_envs
 from textrl_agents.episodes import Episodes
+from textrl_agents.importance import log_probs_now, recharged
+from textrl_agents.objective import kl_coefficient
 from textrl_agents.on_policy import OnPolicyAgent, OnPolicyConfig
 from textrl_agents.search import MCTSPolicy
 from textrl_agents.search.tree_search import Leaf
@@ -71,8 +75,9 @@ class ExpertIterationConfig(OnPolicyConfig):
 class ExpertIteration(OnPolicyAgent):
     """Maximises the likelihood of the best responses so far.
 
-    Best are those with the highest scores, but none with the lowest score ever seen: before the
-    first success there is nothing to imitate, and the policy stays as it is. The log's reward, KL
+    Best are those with the highest regularised returns under the policy as it is, but none with the
+    lowest score ever seen: before the first success there is nothing to imitate, and the policy
+    stays as it is. At the optimum all responses return the same. The log's reward, KL
     and score are those of the episodes collected, and so the teacher's.
 
     With a value at the leaves of the search, the value is learnt as in AlphaZero (Silver et al.
@@ -89,9 +94,12 @@ class ExpertIteration(OnPolicyAgent):
     config: ExpertIterationConfig
     best: Episodes | None = None
     """The episodes remembered."""
+    kl_coefficient: float = float("nan")
+    """β that the newest batch was charged."""
 
     def collect(self, collector: Collector) -> Episodes:
         """Lets the teacher play; the tokens of a search are paid for as well."""
+        self.kl_coefficient = kl_coefficient(collector.envs)
         if self.config.teacher == "sampling":
             return OnPolicyAgent.collect(self, collector)
         envs = native_envs(collector.envs)
@@ -111,8 +119,8 @@ class ExpertIteration(OnPolicyAgent):
     def update(self, episodes: Episodes, rng: np.random.Generator) -> dict[str, float]:
         """Remembers the best of the batch, and goes through what is remembered."""
         self.memory["worst"] = min(self.memory.get("worst", np.inf), episodes.scores.min())
-        pool = episodes if self.best is None else episodes.joined(self.best)
-        rows = self._choose(pool.scores)
+        pool = self._recharged(episodes if self.best is None else episodes.joined(self.best))
+        rows = self._choose(pool)
         self.best = pool.select(rows) if rows.size else None
         targets = returns_to_go(episodes.rewards, bootstrap_values=episodes.bootstrap_values)
         valued = episodes if self.config.learns_value else None
@@ -151,10 +159,21 @@ class ExpertIteration(OnPolicyAgent):
         parts = np.array_split(order, min(self.config.minibatches, len(order)))
         return [np.sort(rows) for rows in parts]
 
-    def _choose(self, scores: NDArray[np.float64]) -> Rows:
+    @torch.no_grad()
+    def _recharged(self, pool: Episodes) -> Episodes:
+        """Returns the episodes with the KL penalty of the policy as it is now.
+
+        What is imitated already becomes worth less than what is as good and less likely, so that
+        the policy does not end with a few texts by heart.
+        """
+        now = log_probs_now(self.policy, pool, self.micro_batches(np.arange(len(pool))))
+        return recharged(pool, now, kl_coefficient=self.kl_coefficient)
+
+    def _choose(self, pool: Episodes) -> Rows:
         """Returns the rows of the best; the newest come first, and a stable sort keeps them so."""
-        order = np.argsort(-scores, kind="stable")[: self.config.kept]
-        return np.sort(order[scores[order] > self.memory["worst"]])
+        good = np.flatnonzero(pool.scores > self.memory["worst"])
+        order = np.argsort(-pool.returns[good], kind="stable")[: self.config.kept]
+        return np.sort(good[order])
 
     def save_memory(self, folder: Path) -> None:
         """Writes the episodes remembered."""

@@ -51,7 +51,7 @@ class OnPolicyAgent(ABC):
     group_size: int = 1
     """Episodes in a row that share a prompt."""
     learning_rate_scale: ClassVar[float] = 1.0
-    """What the policy's own learning rate is multiplied by, where none is given."""
+    """Of the policy's own learning rate, where none is given: one step a batch may be larger."""
 
     def __init__(self, policy: Policy, *, config: Any = None, seed: int = 0) -> None:  # noqa: ANN401
         self.policy = policy

@@ -36,8 +36,8 @@ class PPOConfig(OnPolicyConfig):
     """ε of the value, in units of the score."""
     value_coefficient: float = 0.5
     """Weight of the value loss."""
-    gae_lambda: float = 0.95
-    """λ of generalised advantage estimation."""
+    gae_lambda: float = 1.0
+    """λ of generalised advantage estimation; at 1 returns alone count, less the value."""
     standardise_advantages: bool = True
     """Shift and scale the advantages of a batch to mean 0 and deviation 1."""
     target_kl: float | None = None

@@ -78,6 +78,7 @@ class REINFORCE(OnPolicyAgent):
     name: ClassVar[str] = "reinforce"
     config_class: ClassVar[type[OnPolicyConfig]] = REINFORCEConfig
     config: REINFORCEConfig
+    learning_rate_scale: ClassVar[float] = 2.0
     kl_coefficient: float = float("nan")
     """β that the newest batch was charged."""
     greedy: Episodes | None = None

@@ -47,7 +47,7 @@ class ResidualPolicy(NetworkPolicy):
         InvalidInputError: a width that the heads do not divide.
     """
 
-    default_learning_rate: ClassVar[float] = 2e-3
+    default_learning_rate: ClassVar[float] = 1e-3
     reference: LanguageModel
 
     def __init__(
