@@ -166,6 +166,8 @@ class ExpertIteration(OnPolicyAgent):
         What is imitated already becomes worth less than what is as good and less likely, so that
         the policy does not end with a few texts by heart.
         """
+        if pool.ref_log_probs is None:
+            return pool
         now = log_probs_now(self.policy, pool, self.micro_batches(np.arange(len(pool))))
         return recharged(pool, now, kl_coefficient=self.kl_coefficient)
 

@@ -47,11 +47,13 @@ Scored = tuple[Response, float]
 
 
 def batch(task: Task, policy: Policy, played: Sequence[Scored]) -> Episodes:
-    """Writes responses with scores of choice, to the two prompts in turn."""
+    """Writes responses with scores of choice, to the two prompts in turn; no KL is charged."""
     episodes = episodes_of(task, policy, [(i % 2, y) for i, (y, _) in enumerate(played)])
     task_rewards = np.zeros_like(episodes.task_rewards)
     task_rewards[np.arange(len(played)), episodes.lengths - 1] = [score for _, score in played]
-    return dataclasses.replace(episodes, task_rewards=task_rewards)
+    return dataclasses.replace(
+        episodes, task_rewards=task_rewards, rewards=task_rewards, ref_log_probs=None
+    )
 
 
 def make_agent(policy: Policy, **settings: Any) -> ExpertIteration:
@@ -107,6 +109,31 @@ def test_of_equally_good_ones_the_newest_are_remembered() -> None:
     assert run.remembered == [D, B]
     run.update((E, 1.0), (A, 1.0))
     assert run.remembered == [E, A]
+
+
+def test_of_equally_good_ones_those_are_remembered_that_the_policy_says_too_rarely() -> None:
+    """Best is the regularised return under the policy as it is, whatever was paid when sampled."""
+    task = tiny_task()
+    policy = precise(task, away=0.5)
+    agent = make_agent(policy, epochs=1, kept=2)
+    agent.kl_coefficient = task.kl_coefficient
+    exact = enumerate_exactly(task, policy)
+    played = [(0, A), (0, B), (0, C), (0, D), (0, E)]
+    episodes = episodes_of(task, policy, played)
+    scores = np.zeros_like(episodes.task_rewards)
+    scores[np.arange(5), episodes.lengths - 1] = [1.0, 1.0, 0.0, 1.0, 1.0]
+    episodes = dataclasses.replace(episodes, task_rewards=scores, rewards=scores)
+    log_ratios = [
+        float(exact.log_probs[exact.played.index(y)].detach().sum()) - float(row.sum())
+        for y, row in zip(played, episodes.ref_log_probs, strict=True)  # type: ignore[arg-type]
+    ]
+    log_ratios[2] = np.inf  # C has the lowest score
+    expected = sorted(np.argsort(log_ratios)[:2])
+    agent.update(episodes, np.random.default_rng(0))
+    assert agent.best is not None
+    assert played_in(agent.best) == [played[i] for i in expected]
+    returns = [1 - task.kl_coefficient * log_ratios[i] for i in expected]
+    np.testing.assert_allclose(agent.best.returns, returns, atol=1e-12)
 
 
 def test_none_of_the_lowest_score_is_remembered_though_there_is_room() -> None:
