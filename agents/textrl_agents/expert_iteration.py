@@ -41,7 +41,7 @@ class ExpertIterationConfig(OnPolicyConfig):
     """Settings of expert iteration."""
 
     kept: int = 256
-    """Episodes remembered: the best so far, of equally good ones the newest."""
+    """Episodes remembered: the best under the policy as it is, of equally good ones the newest."""
     epochs: int = 4
     """Times that the remembered episodes are gone through after each batch."""
     minibatches: int = 4
