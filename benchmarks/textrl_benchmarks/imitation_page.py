@@ -1,11 +1,13 @@
 """Writes docs/imitation.md: demonstrations against reward on Imitate-v0, at equal compute.
 
-    python -m textrl_benchmarks.imitation_page run       what is missing of benchmarks/results
-    python -m textrl_benchmarks.imitation_page write     the page, from the results there are
+    python -m textrl_benchmarks.imitation_page [run | write]
+
+"run" makes the runs that benchmarks/results/imitation.json lacks, "write" writes tables and picture
+from those there are, and without a word both are done.
 
 Compute is counted in token forwards: reading a response token once is 1, reading it and going back
-for its gradient 3. A token that is sampled and trained on in four epochs is so 13. Prompts and
-evaluations are left out, for all alike.
+for its gradient 3. A token that is sampled and trained on in four epochs is so 13. Prompts, what
+the reference reads, and the evaluation at the end are left out, for all alike.
 """
 
 import json
@@ -18,8 +20,10 @@ from typing import TYPE_CHECKING, Any
 
 import gymnasium as gym
 import numpy as np
+import torch
 
 import textrl_agents
+from textrl_agents.agent import StopTraining
 from textrl_benchmarks.evaluation import evaluate
 from textrl_benchmarks.marked_page import replaced, table
 from textrl_benchmarks.plot import save_figure
@@ -34,12 +38,15 @@ if TYPE_CHECKING:
 __all__ = ["METHODS", "Run", "main", "run_missing", "scores", "train"]
 
 ENVIRONMENT = "textrl/Imitate-v0"
-COUNTS = (10, 30, 100, 300, 1_000, 3_000, 10_000)
+COUNTS = (10, 100, 1_000, 10_000)
 """Demonstrations."""
 SEEDS = (0, 1, 2)
-BUDGET = 1_000_000
+"""Each has demonstrations of its own, too."""
+BUDGET = 2_000_000
 """Token forwards of a run."""
-EPISODES = 4096
+PATIENCE = 100
+"""Iterations of cloning, of up to 256 demonstrations, without a smaller held-out loss."""
+EPISODES = 2048
 """Of an evaluation."""
 TRAINED = 3
 """Token forwards that a trained token is worth: its own, and twice as much for the gradient."""
@@ -71,17 +78,23 @@ class Training:
     """
 
     def __init__(self, run: Run) -> None:
-        self.envs: Any = gym.make_vec(ENVIRONMENT, num_envs=64, demonstrations=run.demonstrations)
+        self.envs: Any = gym.make_vec(
+            ENVIRONMENT,
+            num_envs=64,
+            demonstrations=run.demonstrations,
+            demonstration_seed=run.seed,
+        )
         self.seed = run.seed
         self.policy: Policy | None = None
         self.forwards = 0.0
         shown = self.envs.unwrapped.demonstrations.response_ids  # type: ignore[attr-defined]
         self.mean_length = float(np.mean([len(ids) for ids in shown]))
-        self.count = run.demonstrations
+        """Tokens of a demonstration."""
+        self.num_shown = run.demonstrations
 
     def clone(self, budget: float) -> None:
         """Clones until held-out demonstrations become less likely, or that much is spent."""
-        agent: Cloning = self._make("supervised")
+        agent: Cloning = self._make("supervised", patience=PATIENCE)
         agent.learn(self.envs, total_tokens=0)  # nothing is read yet but how they are divided
         read = min(agent.config.episodes_per_batch, len(agent.learnt))
         cost = TRAINED + len(agent.held_out) / read
@@ -93,13 +106,20 @@ class Training:
         agent: PPO = self._make("ppo", demonstration_coefficient=demonstration_coefficient)
         config = agent.config
         batch = config.episodes_per_batch // config.minibatches
-        drawn = min(batch, self.count) if demonstration_coefficient else 0
-        # A demonstration is as long as a response, give or take; what is spent is counted after.
-        cost = 1 + TRAINED * config.epochs * (1 + drawn / batch)
-        log = agent.learn(self.charged, total_tokens=round(budget / cost))
-        steps = sum(row["optimizer_steps"] for row in log.rows)
-        self.forwards += agent.tokens * (1 + TRAINED * config.epochs)
-        self.forwards += steps * drawn * self.mean_length * TRAINED
+        drawn = min(batch, self.num_shown) if demonstration_coefficient else 0
+        own = 1 + TRAINED * config.epochs  # of a token that is sampled
+        end = self.forwards + budget
+
+        def count(row: Mapping[str, float]) -> None:
+            self.forwards += own * config.episodes_per_batch * row["length"]
+            self.forwards += TRAINED * row["optimizer_steps"] * drawn * self.mean_length
+            if self.forwards >= end:
+                raise StopTraining
+
+        # The learning rate falls as if demonstrations were as long as responses, which they are
+        # but nearly; when to stop is counted.
+        cost = own + TRAINED * config.epochs * drawn / batch
+        agent.learn(self.charged, total_tokens=round(budget / cost), progress=count)
 
     @property
     def charged(self) -> KLPenalty:
@@ -234,9 +254,11 @@ def plot(results: Results) -> None:
 def main(words: list[str]) -> None:
     """Runs or writes."""
     commands: dict[str, Callable[[], None]] = {"run": run_missing, "write": write}
-    if len(words) != 1 or words[0] not in commands:
+    if len(words) > 1 or not set(words) <= set(commands):
         raise SystemExit(__doc__)
-    commands[words[0]]()
+    torch.set_num_threads(1)
+    for word in words or commands:
+        commands[word]()
 
 
 if __name__ == "__main__":

@@ -500,6 +500,19 @@ def test_micro_batches_of_unequal_lengths_add_up_to_the_gradient_of_the_batch(
     assert relative_error(parts, whole) < 1e-6
 
 
+@pytest.mark.parametrize("size", [1, 4, 22])
+def test_micro_batches_of_ppo_add_up_too_where_ratios_are_clipped(
+    size: int, unequal_batch: tuple[Task, Played]
+) -> None:
+    task, played = unequal_batch
+    old, policy = precise(task, away=0.5), precise(task, away=0.4, seed=1)
+    episodes = episodes_of(task, old, played)
+    settings: dict[str, Any] = {"value_coefficient": 0.5, "entropy_coefficient": 0.1}
+    (whole,) = gradients_of_update(ppo(policy, micro_batch_size=23, **settings), episodes)
+    (parts,) = gradients_of_update(ppo(policy, micro_batch_size=size, **settings), episodes)
+    assert relative_error(parts, whole) < TOLERANCE
+
+
 def test_minibatches_weighted_by_their_tokens_add_up_to_the_gradient_of_the_batch(
     unequal_batch: tuple[Task, Played],
 ) -> None:

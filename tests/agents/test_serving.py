@@ -261,6 +261,22 @@ def test_the_gradient_of_an_update_is_that_of_the_mean_divergence(divergence: An
     assert relative_error(found, expected) < TOLERANCE
 
 
+def test_minibatches_weighted_by_their_tokens_add_up_to_the_gradient_of_the_batch() -> None:
+    task = tiny_task()
+    teacher, student = precise(task, seed=1, away=0.8), precise(task, seed=2, away=0.5)
+    episodes = episodes_of(task, student, all_episodes(task)[::3])
+
+    def gradients(minibatches: int) -> list[Any]:
+        config = DistillationConfig(epochs=1, minibatches=minibatches)
+        return gradients_of_update(Distillation(student, teacher=teacher, config=config), episodes)
+
+    (whole,), parts = gradients(1), gradients(4)
+    order = np.random.default_rng(0).permutation(len(episodes))
+    tokens = [episodes.select(rows).num_tokens for rows in np.array_split(order, 4)]
+    weighted = sum(n * part for n, part in zip(tokens, parts, strict=True)) / sum(tokens)
+    assert relative_error(np.asarray(weighted), whole) < TOLERANCE
+
+
 def divergence_by_hand(task: Task, twins: list[Policy], episodes: Episodes, kind: str) -> Tensor:
     """Returns the mean over tokens of Σ_a p(a) log p(a)/q(a)."""
     reference, found = torch.from_numpy(ngram_of(task).table), []
