@@ -16,11 +16,15 @@ from stable_baselines3.common.utils import ConstantSchedule, LinearSchedule
 
 from textrl_agents.agent import Progress, StopTraining, TrainingLog
 from textrl_agents.sb3.borrowed import autoreset_mode_kept, global_generators_kept
+from textrl_agents.sb3.causal_lm import CausalLMPolicy
 from textrl_agents.sb3.config import (
     SB3A2CConfig,
     SB3ActorCriticConfig,
     SB3Config,
     SB3DQNConfig,
+    SB3ExtractorConfig,
+    SB3LanguageModelConfig,
+    SB3LanguageModelPPOConfig,
     SB3PPOConfig,
 )
 from textrl_agents.sb3.extractor import TokenEmbeddingExtractor
@@ -30,7 +34,15 @@ from textrl_agents.sb3.vec_env import SB3VecEnv
 from textrl_envs.errors import InvalidInputError
 from textrl_envs.files import read_json
 
-__all__ = ["SB3A2C", "SB3DQN", "SB3PPO", "SB3ActorCritic", "SB3Agent"]
+__all__ = [
+    "SB3A2C",
+    "SB3DQN",
+    "SB3PPO",
+    "SB3ActorCritic",
+    "SB3Agent",
+    "algorithm_settings",
+    "ppo_settings",
+]
 
 
 class SB3Agent(ABC):
@@ -195,12 +207,12 @@ class SB3Agent(ABC):
 
 
 class SB3ActorCritic(SB3Agent):
-    """PPO and A2C: a `ReferencePolicy`, which starts at the reference and whose KL is known."""
+    """PPO and A2C: their policy starts at the reference, and its KL is known."""
 
     @property
-    def policy(self) -> ReferencePolicy:
+    def policy(self) -> ReferencePolicy | CausalLMPolicy:
         """What acts: the model's own policy."""
-        policy: ReferencePolicy = self.model.policy
+        policy: ReferencePolicy | CausalLMPolicy = self.model.policy
         return policy
 
     @property
@@ -215,27 +227,6 @@ class SB3ActorCritic(SB3Agent):
     def log_probs(self, obs: Any, actions: NDArray[np.integer[Any]]) -> NDArray[np.float64]:  # noqa: ANN401
         """Returns the log-probability of each action in each observation, in nats, (B,)."""
         return self.policy.log_probs(obs, actions)
-
-    @classmethod
-    def _shared_settings(cls, vec_env: SB3VecEnv, config: SB3ActorCriticConfig) -> dict[str, Any]:
-        return {
-            "policy": ReferencePolicy,
-            "env": vec_env,
-            "learning_rate": _schedule(config),
-            "n_steps": config.n_steps,
-            "gamma": config.gamma,
-            "gae_lambda": config.gae_lambda,
-            "normalize_advantage": config.normalize_advantage,
-            "ent_coef": config.ent_coef,
-            "vf_coef": config.vf_coef,
-            "max_grad_norm": config.max_grad_norm,
-            "policy_kwargs": {
-                **_network(config),
-                # Orthogonal weights of gain √2 would make the extractor's attention too sharp.
-                "ortho_init": False,
-                "load_reference": vec_env.envs.unwrapped.task.load_reference,
-            },
-        }
 
 
 class SB3PPO(SB3ActorCritic):
@@ -261,18 +252,10 @@ class SB3PPO(SB3ActorCritic):
         config: SB3PPOConfig,
         **settings: Any,  # noqa: ANN401
     ) -> BaseAlgorithm:
-        rollout = config.n_steps * vec_env.num_envs
-        if rollout % config.minibatches or rollout == config.minibatches:
-            raise InvalidInputError(
-                f"minibatches must divide a rollout of {rollout} tokens, n_steps times the rows, "
-                f"into parts of 2 or more; got {config.minibatches}."
-            )
         return PPO(
-            **cls._shared_settings(vec_env, config),
-            n_epochs=config.n_epochs,
-            batch_size=rollout // config.minibatches,
-            clip_range=config.clip_range,
-            target_kl=config.target_kl,
+            **_at_reference(vec_env, config),
+            **algorithm_settings(config, config.learning_rate),
+            **ppo_settings(vec_env, config),
             **settings,
         )
 
@@ -299,7 +282,10 @@ class SB3A2C(SB3ActorCritic):
         **settings: Any,  # noqa: ANN401
     ) -> BaseAlgorithm:
         return A2C(
-            **cls._shared_settings(vec_env, config), use_rms_prop=config.use_rms_prop, **settings
+            **_at_reference(vec_env, config),
+            **algorithm_settings(config, config.learning_rate),
+            use_rms_prop=config.use_rms_prop,
+            **settings,
         )
 
 
@@ -332,12 +318,61 @@ class SB3DQN(SB3Agent):
         own = asdict(config)
         for name in ("learning_rate_schedule", "window", "heads", "embedding_dim", "width"):
             del own[name]
-        own["learning_rate"] = _schedule(config)
+        own["learning_rate"] = _schedule(config, config.learning_rate)
         own["target_update_interval"] = max(config.target_update_interval, vec_env.num_envs)
         return DQN("MultiInputPolicy", vec_env, policy_kwargs=_network(config), **own, **settings)
 
 
-def _network(config: SB3Config) -> dict[str, Any]:
+def algorithm_settings(
+    config: SB3ActorCriticConfig | SB3LanguageModelConfig, learning_rate: float
+) -> dict[str, Any]:
+    """Returns what PPO and A2C are both told, but for environment and policy."""
+    return {
+        "learning_rate": _schedule(config, learning_rate),
+        "n_steps": config.n_steps,
+        "gamma": config.gamma,
+        "gae_lambda": config.gae_lambda,
+        "normalize_advantage": config.normalize_advantage,
+        "ent_coef": config.ent_coef,
+        "vf_coef": config.vf_coef,
+        "max_grad_norm": config.max_grad_norm,
+    }
+
+
+def ppo_settings(
+    vec_env: SB3VecEnv, config: SB3PPOConfig | SB3LanguageModelPPOConfig
+) -> dict[str, Any]:
+    """Returns what PPO alone is told.
+
+    Raises:
+        InvalidInputError: a rollout that cannot be cut into so many minibatches.
+    """
+    rollout = config.n_steps * vec_env.num_envs
+    if rollout % config.minibatches or rollout == config.minibatches:
+        raise InvalidInputError(
+            f"minibatches must divide a rollout of {rollout} tokens, n_steps times the rows, "
+            f"into parts of 2 or more; got {config.minibatches}."
+        )
+    return {
+        "n_epochs": config.n_epochs,
+        "batch_size": rollout // config.minibatches,
+        "clip_range": config.clip_range,
+        "target_kl": config.target_kl,
+    }
+
+
+def _at_reference(vec_env: SB3VecEnv, config: SB3ActorCriticConfig) -> dict[str, Any]:
+    """Returns a `ReferencePolicy`, and the environment that it is for."""
+    policy_settings = {
+        **_network(config),
+        # Orthogonal weights of gain √2 would make the extractor's attention too sharp.
+        "ortho_init": False,
+        "load_reference": vec_env.envs.unwrapped.task.load_reference,
+    }
+    return {"policy": ReferencePolicy, "env": vec_env, "policy_kwargs": policy_settings}
+
+
+def _network(config: SB3ExtractorConfig) -> dict[str, Any]:
     return {
         "net_arch": [config.width, config.width],
         "features_extractor_class": TokenEmbeddingExtractor,
@@ -349,6 +384,6 @@ def _network(config: SB3Config) -> dict[str, Any]:
     }
 
 
-def _schedule(config: SB3Config) -> ConstantSchedule | LinearSchedule:
-    rate, is_constant = config.learning_rate, config.learning_rate_schedule == "constant"
+def _schedule(config: SB3Config, rate: float) -> ConstantSchedule | LinearSchedule:
+    is_constant = config.learning_rate_schedule == "constant"
     return ConstantSchedule(rate) if is_constant else LinearSchedule(rate, 0.0, 1.0)

@@ -21,19 +21,37 @@ import textrl_agents
 import textrl_envs  # noqa: F401 - registers the environments
 from tests.agents.tiny import tiny_task, vector_env
 from textrl_agents.agent import StopTraining
-from textrl_agents.sb3 import SB3A2C, SB3DQN, SB3PPO, SB3Agent, SB3VecEnv
+from textrl_agents.sb3 import (
+    SB3A2C,
+    SB3DQN,
+    SB3PPO,
+    EpisodeRolloutBuffer,
+    SB3Agent,
+    SB3LanguageModelA2C,
+    SB3LanguageModelPPO,
+    SB3VecEnv,
+)
 from textrl_benchmarks.evaluation import evaluate
 from textrl_envs.errors import InvalidInputError
 from textrl_envs.wrappers.vector import KLPenalty
 
 ROWS = 8
 NETWORK = {"width": 8, "embedding_dim": 8, "heads": 2}
+LANGUAGE_MODEL = {"width": 8, "layers": 1, "heads": 2}
 SETTINGS: Mapping[type[SB3Agent], dict[str, Any]] = {
     SB3PPO: {**NETWORK, "n_steps": 16},
     SB3A2C: {**NETWORK, "n_steps": 8},
     SB3DQN: {**NETWORK, "learning_starts": 64, "batch_size": 32, "buffer_size": 1_000},
+    SB3LanguageModelPPO: {**LANGUAGE_MODEL, "n_steps": 16},
+    SB3LanguageModelA2C: {**LANGUAGE_MODEL, "n_steps": 8},
 }
 every_agent = pytest.mark.parametrize("kind", list(SETTINGS), ids=lambda kind: kind.name)
+every_actor_critic = pytest.mark.parametrize(
+    "kind", [kind for kind in SETTINGS if kind is not SB3DQN], ids=lambda kind: kind.name
+)
+every_ppo = pytest.mark.parametrize(
+    "kind", [SB3PPO, SB3LanguageModelPPO], ids=lambda kind: kind.name
+)
 
 
 def made(kind: type[SB3Agent], *, seed: int = 0, rows: int = ROWS, **settings: Any) -> Any:
@@ -66,19 +84,30 @@ class Recorded:
         return next(self._steps)
 
 
-@pytest.mark.parametrize("kind", [SB3PPO, SB3A2C])
+def moved(agent: Any) -> None:
+    """Moves the policy away from the reference."""
+    policy = agent.policy
+    head = policy.network.head if hasattr(policy, "network") else policy.action_net
+    with torch.no_grad():
+        head.weight.normal_(0, 1, generator=torch.Generator().manual_seed(0))
+
+
+def by_step(buffer: Any, column: Any) -> Any:
+    """Returns what SB3 trained on, (steps, rows); its own buffers lay it out row by row."""
+    if isinstance(buffer, EpisodeRolloutBuffer):
+        return column.reshape(-1, ROWS)
+    return column.reshape(ROWS, -1).T
+
+
+@every_actor_critic
 def test_the_rewards_in_sb3s_buffer_are_those_of_the_native_penalty(kind: type[SB3Agent]) -> None:
     """The actions of a rollout once more, charged by the log-probs that SB3 wrote beside them."""
     agent, envs = made(kind)
-    with torch.no_grad():
-        agent.policy.action_net.weight.normal_(0, 1, generator=torch.Generator().manual_seed(0))
+    moved(agent)
     steps = agent.config.n_steps
     agent.learn(envs, total_tokens=steps * ROWS)
     buffer = agent.model.rollout_buffer
-    # What SB3 trained on lies there row by row.
-    actions, log_probs = (
-        column.reshape(ROWS, steps).T for column in (buffer.actions, buffer.log_probs)
-    )
+    actions, log_probs = (by_step(buffer, x) for x in (buffer.actions, buffer.log_probs))
     native = vector_env(tiny_task(), ROWS, autoreset_mode=AutoresetMode.SAME_STEP)
     charged = KLPenalty(native, policy=Recorded(log_probs))  # type: ignore[arg-type]
     charged.reset(seed=int(np.random.default_rng([0, 2, 0]).integers(2**31)))
@@ -90,8 +119,9 @@ def test_the_rewards_in_sb3s_buffer_are_those_of_the_native_penalty(kind: type[S
     assert np.std(ratios) > 0.3  # there was something to charge
 
 
-def test_the_log_holds_the_means_of_the_episodes_that_ended() -> None:
-    agent, envs = made(SB3PPO, n_steps=512, learning_rate=0.02)
+@every_ppo
+def test_the_log_holds_the_means_of_the_episodes_that_ended(kind: type[SB3Agent]) -> None:
+    agent, envs = made(kind, n_steps=512, learning_rate=0.02)
     log = agent.learn(envs, total_tokens=3 * 512 * ROWS)
     assert [row["tokens"] for row in log.rows] == [512 * ROWS * n for n in (1, 2, 3)]
     assert [row["iteration"] for row in log.rows] == [1, 2, 3]
@@ -184,7 +214,7 @@ def test_the_global_generators_are_left_as_they_were(kind: type[SB3Agent], tmp_p
 # --- going on ---
 
 
-@pytest.mark.parametrize("kind", [SB3PPO, SB3A2C])
+@every_actor_critic
 def test_a_loaded_agent_goes_on_as_one_that_was_never_saved(
     kind: type[SB3Agent], tmp_path: Path
 ) -> None:
@@ -215,9 +245,10 @@ def test_a_loaded_agent_acts_as_the_saved_one(kind: type[SB3Agent], tmp_path: Pa
         np.testing.assert_array_equal(loaded.log_probs(obs, tokens), agent.log_probs(obs, tokens))
 
 
-def test_the_saved_model_is_sb3s_own_and_needs_nothing_else(tmp_path: Path) -> None:
+@every_ppo
+def test_the_saved_model_is_sb3s_own_and_needs_nothing_else(kind: Any, tmp_path: Path) -> None:
     envs = gym.make_vec("textrl/Passcode-v0", num_envs=ROWS)
-    agent = SB3PPO.make(envs, device="cpu", **SETTINGS[SB3PPO])
+    agent = kind.make(envs, device="cpu", **SETTINGS[kind])
     agent.save(tmp_path)
     with torch.random.fork_rng(devices=[]):
         model = PPO.load(tmp_path / "model.zip", device="cpu")
@@ -265,8 +296,9 @@ def test_a_spent_budget_changes_nothing() -> None:
 # --- playing ---
 
 
-def test_actor_critics_act_on_either_form_and_greedily_if_asked() -> None:
-    agent, envs = made(SB3PPO)
+@every_ppo
+def test_actor_critics_act_on_either_form_and_greedily_if_asked(kind: type[SB3Agent]) -> None:
+    agent, envs = made(kind)
     obs, _ = envs.reset(seed=0)
     flat = np.where(obs["attention_mask"] == 1, obs["input_ids"], -1)
     rows = np.stack([agent.log_probs(obs, np.full(ROWS, token)) for token in range(4)], axis=1)
@@ -302,8 +334,9 @@ def test_agents_made_for_flat_observations_learn_too(kind: type[SB3Agent]) -> No
     assert agent.act(envs.reset(seed=0)[0]).shape == (ROWS,)
 
 
-def test_sb3s_own_evaluation_plays_it() -> None:
-    agent, envs = made(SB3PPO)
+@every_ppo
+def test_sb3s_own_evaluation_plays_it(kind: type[SB3Agent]) -> None:
+    agent, envs = made(kind)
     with torch.random.fork_rng(devices=[]):
         adapted = SB3VecEnv(envs.unwrapped)
         adapted.seed(0)
