@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from textrl_agents.policies.base import Policy
 from textrl_agents.policies.causal_lm import CausalLMPolicy, load_value_model
 from textrl_agents.policies.lora import Lora, LoraPolicy
@@ -14,7 +16,7 @@ from textrl_agents.policies.sampling import PLAIN, Sampling
 from textrl_agents.policies.table import TablePolicy
 from textrl_envs.errors import InvalidInputError, nearest
 from textrl_envs.language_models.causal import CausalLanguageModel, check_vocabulary
-from textrl_envs.language_models.decoder import load_causal_lm
+from textrl_envs.language_models.decoder import choose_device, load_causal_lm
 from textrl_envs.tokenizers import check_same_vocabulary
 
 __all__ = ["load_policy", "make_policy"]
@@ -46,7 +48,8 @@ def make_policy(
     model, and a small network over its logits if it is of another kind.
 
     With `lora`, such as `{"rank": 8}`, only adapters of the Transformers model are trained
-    (`LoraPolicy`); the reference and the policy over it then have their weights in common.
+    (`LoraPolicy`); the reference and the policy over it, or over the same folder, then have their
+    weights in common.
 
     With `value_model`, the folder of a Transformers decoder, a Transformers policy has its values
     from that; where it is a reward model, they begin as its scores.
@@ -130,7 +133,7 @@ def _make_lora(
     device: str,
 ) -> Policy:
     task, reference = envs.unwrapped.task, envs.unwrapped.reference
-    if model is None and isinstance(reference, CausalLanguageModel):
+    if isinstance(reference, CausalLanguageModel) and _is_same(reference, model, device):
         check_vocabulary(reference.vocabulary_size, task.vocabulary_size)
         policy = LoraPolicy.on_reference(reference, lora=lora, seed=seed, sampling=sampling)
     elif model is None or model in ("table", "lstm"):
@@ -151,6 +154,20 @@ def _make_lora(
         )
     policy.check_length(task.max_tokens)
     return policy
+
+
+def _is_same(reference: CausalLanguageModel, model: str | None, device: str) -> bool:
+    """Tells whether a reference is the model that was asked for, so that both may share weights."""
+    if model is None:
+        return True
+    weights, name = reference.model, str(reference.model.config.name_or_path)
+    is_there = Path(model).is_dir() and Path(name).is_dir() and Path(model).samefile(name)
+    # A policy's model is loaded in float32; a reference may be in other numbers.
+    return (
+        (is_there or model == name)
+        and weights.dtype == torch.float32
+        and weights.device.type == choose_device(device).type
+    )
 
 
 def load_policy(folder: str | Path, *, device: str = "auto") -> Policy:

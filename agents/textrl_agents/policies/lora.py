@@ -152,6 +152,12 @@ class LoraPolicy(CausalLMPolicy):
             device=str(next(reference.model.parameters()).device),
         )
 
+    def without_adapters(self) -> CausalLanguageModel:
+        """Returns the frozen model, adapters switched off, as a reference; no weight is copied."""
+        return CausalLanguageModel(
+            self._base[0], vocabulary_size=self.vocabulary_size, device=str(self.device)
+        )
+
     def _read(self, obs: Any) -> tuple[TokenDistribution, Tensor]:  # noqa: ANN401 - either form
         self._merged.refresh()
         return super()._read(obs)
