@@ -65,6 +65,12 @@ class KLPenalty(VectorWrapper, gym.utils.RecordConstructorArgs):
         self._episode_kl: NDArray[np.float64] = np.zeros(env.num_envs, np.float64)
         self._is_deferred = False
 
+    @property
+    def autoreset_mode(self) -> AutoresetMode:
+        """The environment's own: TorchRL looks for it here, as Gymnasium's environments have it."""
+        mode: AutoresetMode = self.env.unwrapped.metadata["autoreset_mode"]
+        return mode
+
     @contextlib.contextmanager
     def deferred(self) -> Iterator[KLCharge]:
         """Charges nothing inside the block: the caller charges whole episodes himself."""
@@ -121,8 +127,7 @@ class KLPenalty(VectorWrapper, gym.utils.RecordConstructorArgs):
 
     def _note_ends(self, is_end: NDArray[np.bool_]) -> None:
         """Keeps which rows wait: the next step takes no action of theirs."""
-        mode = self.env.unwrapped.metadata["autoreset_mode"]
-        if mode == AutoresetMode.DISABLED:
+        if self.autoreset_mode == AutoresetMode.DISABLED:
             self._is_waiting |= is_end
-        elif mode == AutoresetMode.NEXT_STEP:
+        elif self.autoreset_mode == AutoresetMode.NEXT_STEP:
             self._is_waiting = is_end.copy()  # those that waited have just begun again
