@@ -16,7 +16,12 @@ import gymnasium as gym
 import torch
 from datasets import disable_progress_bars
 from transformers import GPT2Config, GPT2LMHeadModel
-from trl import GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer
+from trl import (  # type: ignore[attr-defined]
+    GRPOConfig,
+    GRPOTrainer,
+    RLOOConfig,
+    RLOOTrainer,
+)
 
 import textrl_envs  # noqa: F401 - registers the environments
 from textrl_agents.policies import CausalLMPolicy, make_policy

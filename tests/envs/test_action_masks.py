@@ -21,7 +21,8 @@ def test_padding_may_not_be_chosen_and_eos_may(name: str) -> None:
     env.reset(seed=0)
     masks = env.get_wrapper_attr("action_masks")()
     tokenizer = env.unwrapped.task.tokenizer
-    assert (masks.dtype, masks.shape) == (np.bool_, (env.action_space.n,))
+    assert masks.dtype == np.bool_
+    assert masks.shape == (env.action_space.n,)
     assert np.flatnonzero(~masks).tolist() == [tokenizer.pad_token_id]
     assert masks[tokenizer.eos_token_id]
 
@@ -72,12 +73,13 @@ def test_a_reference_that_says_special_tokens_alone_is_followed() -> None:
 def test_each_row_has_the_mask_of_the_scalar_environment(mode: AutoresetMode) -> None:
     task = tiny_task(size=5, reference=TopKModel(random_ngram(5), k=2))
     envs = vector_env(task, 4, autoreset_mode=mode)
-    obs, _ = envs.reset(seed=3)
+    obs: Any = envs.reset(seed=3)[0]
     scalar = TextEnv(task)
     ended = np.zeros(4, np.bool_)
     for _ in range(12):
         masks = envs.action_masks()
-        assert (masks.dtype, masks.shape) == (np.bool_, (4, 5))
+        assert masks.dtype == np.bool_
+        assert masks.shape == (4, 5)
         for row in range(4):
             if ended[row]:
                 assert masks[row].all()  # its action is ignored

@@ -159,7 +159,7 @@ def test_a_wrong_name_is_refused(name: str, message: str) -> None:
 def test_a_file_of_the_name_comes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     Path("datasets:x").write_text('"from the file"\n')
-    assert [prompt.text for prompt in find_prompts("datasets:x")] == ["from the file"]
+    assert told(find_prompts("datasets:x")) == [("from the file", None, {})]
 
 
 def test_other_values_are_no_datasets() -> None:

@@ -117,15 +117,20 @@ def test_an_error_that_no_response_explains_stops_the_run() -> None:
         respond(env, "a")
 
 
+def global_states() -> tuple[Any, ...]:
+    numpy: Any = np.random.get_state()  # noqa: NPY002
+    return random.getstate(), numpy[1].tolist()
+
+
 @pytest.mark.parametrize("task", ["list_functions", "pool_matrix"])
 def test_tasks_that_draw_from_the_global_generators_follow_the_seed_and_leave_them(
     task: str,
 ) -> None:
     random.seed(5)
     np.random.seed(5)  # noqa: NPY002
-    before = random.getstate(), np.random.get_state()[1].tolist()  # noqa: NPY002
+    before = global_states()
     first = [prompt.text for prompt in reasoning_gym_prompts(task, size=10, seed=2)]
-    assert (random.getstate(), np.random.get_state()[1].tolist()) == before  # noqa: NPY002
+    assert global_states() == before
     random.seed(6)
     np.random.seed(6)  # noqa: NPY002
     assert [prompt.text for prompt in reasoning_gym_prompts(task, size=10, seed=2)] == first

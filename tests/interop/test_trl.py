@@ -56,7 +56,7 @@ def score(task: Task, completions: Sequence[Sequence[int]], prompt_index: Sequen
 
 @pytest.mark.parametrize("name", ["tiny", "textrl/KeywordDense-v0", "textrl/SumVerify-v0"])
 def test_completions_are_scored_as_the_scalar_environment_scores_them(name: str) -> None:
-    env = TextEnv(tiny_task()) if name == "tiny" else gym.make(name)
+    env: Any = TextEnv(tiny_task()) if name == "tiny" else gym.make(name)
     rng = np.random.default_rng(0)
     index = [i % len(env.unwrapped.task.prompts) for i in range(40)]
     played = [written(env, rng, i) for i in index]

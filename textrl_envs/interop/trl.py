@@ -46,7 +46,7 @@ def trl_dataset(env: Any, *, rows: int = 1024) -> Any:  # noqa: ANN401 - a Datas
     _check_texts(task)
     table = task.prompts
     times = max(1, -(-rows // len(table)))
-    columns = {
+    columns: dict[str, list[Any]] = {
         "prompt": table.texts,
         "prompt_index": list(range(len(table))),
         "prompt_ids": [_ids(table, index) for index in range(len(table))],
