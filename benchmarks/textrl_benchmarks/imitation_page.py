@@ -23,7 +23,6 @@ import numpy as np
 import torch
 
 import textrl_agents
-from textrl_agents.agent import StopTraining
 from textrl_benchmarks.evaluation import evaluate
 from textrl_benchmarks.marked_page import replaced, table
 from textrl_benchmarks.plot import save_figure
@@ -44,6 +43,8 @@ SEEDS = (0, 1, 2)
 """Each has demonstrations of its own, too."""
 BUDGET = 2_000_000
 """Token forwards of a run."""
+MORE = 8_000_000
+"""Of two runs more, from the most demonstrations with the first seed: what the budget decides."""
 PATIENCE = 100
 """Iterations of cloning, of up to 256 demonstrations, without a smaller held-out loss."""
 EPISODES = 2048
@@ -63,11 +64,12 @@ class Run:
     method: str
     demonstrations: int
     seed: int
+    budget: int = BUDGET
 
     @property
     def key(self) -> str:
-        """Its name among the results. PPO sees no demonstrations, however many there are."""
-        return f"{self.method}, {self.demonstrations}, seed {self.seed}"
+        """Its name among the results."""
+        return f"{self.method}, {self.demonstrations}, seed {self.seed}, {self.budget} forwards"
 
 
 class Training:
@@ -87,10 +89,6 @@ class Training:
         self.seed = run.seed
         self.policy: Policy | None = None
         self.forwards = 0.0
-        shown = self.envs.unwrapped.demonstrations.response_ids  # type: ignore[attr-defined]
-        self.mean_length = float(np.mean([len(ids) for ids in shown]))
-        """Tokens of a demonstration."""
-        self.num_shown = run.demonstrations
 
     def clone(self, budget: float) -> None:
         """Clones until held-out demonstrations become less likely, or that much is spent."""
@@ -101,25 +99,12 @@ class Training:
         agent.learn(self.envs, total_tokens=round(budget / cost))
         self.forwards += TRAINED * agent.tokens + agent.iteration * agent.held_out.num_tokens
 
-    def reinforce(self, budget: float, *, demonstration_coefficient: float = 0.0) -> None:
-        """Trains by PPO until that much is spent, with demonstrations beside if they weigh."""
-        agent: PPO = self._make("ppo", demonstration_coefficient=demonstration_coefficient)
-        config = agent.config
-        batch = config.episodes_per_batch // config.minibatches
-        drawn = min(batch, self.num_shown) if demonstration_coefficient else 0
-        own = 1 + TRAINED * config.epochs  # of a token that is sampled
-        end = self.forwards + budget
-
-        def count(row: Mapping[str, float]) -> None:
-            self.forwards += own * config.episodes_per_batch * row["length"]
-            self.forwards += TRAINED * row["optimizer_steps"] * drawn * self.mean_length
-            if self.forwards >= end:
-                raise StopTraining
-
-        # The learning rate falls as if demonstrations were as long as responses, which they are
-        # but nearly; when to stop is counted.
-        cost = own + TRAINED * config.epochs * drawn / batch
-        agent.learn(self.charged, total_tokens=round(budget / cost), progress=count)
+    def reinforce(self, budget: float) -> None:
+        """Trains by PPO until that much is spent."""
+        agent: PPO = self._make("ppo")
+        cost = 1 + TRAINED * agent.config.epochs
+        agent.learn(self.charged, total_tokens=round(budget / cost))
+        self.forwards += cost * agent.tokens
 
     @property
     def charged(self) -> KLPenalty:
@@ -135,26 +120,23 @@ class Training:
         return agent
 
 
-def clone_then_reinforce(training: Training) -> None:
+def clone_then_reinforce(training: Training, budget: float) -> None:
     """Spends half the budget at most on cloning, and the rest on PPO."""
-    training.clone(BUDGET / 2)
-    training.reinforce(BUDGET - training.forwards)
+    training.clone(budget / 2)
+    training.reinforce(budget - training.forwards)
 
 
-METHODS: dict[str, Callable[[Training], None]] = {
-    "cloning": lambda training: training.clone(BUDGET),
+METHODS: dict[str, Callable[[Training, float], None]] = {
+    "cloning": Training.clone,
     "cloning, then PPO": clone_then_reinforce,
-    "PPO": lambda training: training.reinforce(BUDGET),
-    "PPO with demonstrations": lambda training: training.reinforce(
-        BUDGET, demonstration_coefficient=1.0
-    ),
+    "PPO": Training.reinforce,
 }
 
 
 def train(run: Run) -> dict[str, float]:
     """Trains, and returns score, its standard error, reward, KL, token forwards and CPU seconds."""
     training, begin = Training(run), time.process_time()
-    METHODS[run.method](training)
+    METHODS[run.method](training, run.budget)
     seconds = time.process_time() - begin
     found = evaluate(training.policy, training.charged, episodes=EPISODES, seed=run.seed)
     return {
@@ -175,6 +157,8 @@ def runs() -> Iterator[Run]:
             for method in METHODS:
                 if method != "PPO":
                     yield Run(method, count, seed)
+    for method in ("cloning", "cloning, then PPO"):
+        yield Run(method, COUNTS[-1], SEEDS[0], MORE)
 
 
 def run_missing(path: Path = RESULTS) -> None:
@@ -202,19 +186,28 @@ def score_rows(results: Results) -> Iterator[list[str]]:
     """Yields the normalised scores of all seeds: a row a number of demonstrations."""
     for count in COUNTS:
         cells = (scores(results, method, count, "normalised_score") for method in METHODS)
-        yield [f"{count:,}", *(", ".join(f"{x:.2f}" for x in found) for found in cells)]
+        yield [f"{count:,}", *(", ".join(map(_shown, found)) for found in cells)]
 
 
 def cost_rows(results: Results) -> Iterator[list[str]]:
-    """Yields what a run of each method took on average, at the fewest and the most."""
+    """Yields what a run of each method took on average, and where it ended."""
     for method in METHODS:
-        for count in (COUNTS[0], COUNTS[-1]) if method != "PPO" else (COUNTS[0],):
+        for count in COUNTS if method != "PPO" else (0,):
             fields = ("forwards", "cpu_seconds", "reward", "kl")
             means = [np.mean(scores(results, method, count, field)) for field in fields]
             forwards, seconds, reward, kl = (float(mean) for mean in means)
             shown = "-" if method == "PPO" else f"{count:,}"
             numbers = [f"{forwards:,.0f}", f"{seconds:.0f}", f"{reward:.2f}", f"{kl:.1f}"]
             yield [method, shown, *numbers]
+
+
+def budget_rows(results: Results) -> Iterator[list[str]]:
+    """Yields what the first seed reaches from the most demonstrations, at both budgets."""
+    for method in ("cloning", "cloning, then PPO"):
+        keys = (Run(method, COUNTS[-1], SEEDS[0], budget).key for budget in (BUDGET, MORE))
+        found = [results[key] for key in keys]
+        shown = (f"{one['normalised_score']:.3f} ± {one['standard_error']:.3f}" for one in found)
+        yield [method, *shown]
 
 
 def write(path: Path = RESULTS) -> None:
@@ -224,31 +217,39 @@ def write(path: Path = RESULTS) -> None:
     text = replaced(text, "scores", list(table(["shown", *METHODS], score_rows(results))))
     heads = ["", "shown", "token forwards", "CPU seconds", "reward", "KL (nats)"]
     text = replaced(text, "costs", list(table(heads, cost_rows(results))))
+    heads = ["", *(f"{budget:,} forwards" for budget in (BUDGET, MORE))]
+    text = replaced(text, "budgets", list(table(heads, budget_rows(results))))
     PAGE.write_text(text, encoding="utf-8")
     plot(results)
 
 
 def plot(results: Results) -> None:
-    """Draws the mean score of each method over the number of demonstrations, and every seed."""
+    """Draws score and reward of each method over the number of demonstrations: means and seeds."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(6.4, 3.6), layout="constrained")
-    axes = figure.add_subplot()
-    axes.axhline(1, color="#3a7d44", linewidth=1.2)
-    axes.axhline(0, color="#888888", linewidth=1, linestyle="--")
-    colors = ("#1f6f8b", "#c1440e", "#222222", "#8a5fa8")
-    for method, color in zip(METHODS, colors, strict=True):
-        found = [scores(results, method, count, "normalised_score") for count in COUNTS]
-        axes.plot(COUNTS, [np.mean(x) for x in found], "-", color=color, label=method)
-        for count, values in zip(COUNTS, found, strict=True):
-            axes.plot([count] * len(values), values, ".", color=color, markersize=5)
-    axes.set_xscale("log")
-    axes.set_xlabel("demonstrations", fontsize=9)
-    axes.set_ylabel("normalised score", fontsize=9)
-    axes.tick_params(labelsize=8)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(fontsize=8, frameon=False)
+    figure = Figure(figsize=(9, 3.2), layout="constrained")
+    panels = ("normalised_score", "normalised score"), ("reward", "responses that succeed")
+    for place, (field, label) in enumerate(panels, start=1):
+        axes = figure.add_subplot(1, 2, place)
+        axes.axhline(1, color="#3a7d44", linewidth=1.2, label="optimum")
+        axes.axhline(0, color="#888888", linewidth=1, linestyle="--", label="reference")
+        for method, color in zip(METHODS, ("#1f6f8b", "#c1440e", "#222222"), strict=True):
+            found = [scores(results, method, count, field) for count in COUNTS]
+            axes.plot(COUNTS, [np.mean(x) for x in found], "-", color=color, label=method)
+            for count, values in zip(COUNTS, found, strict=True):
+                axes.plot([count] * len(values), values, ".", color=color, markersize=5)
+        axes.set_xscale("log")
+        axes.set_xlabel("demonstrations", fontsize=9)
+        axes.set_title(label, fontsize=9)
+        axes.tick_params(labelsize=8)
+        axes.spines[["top", "right"]].set_visible(False)
+        if place == 1:
+            axes.legend(fontsize=7, frameon=False, loc="lower right")
     save_figure(figure, PICTURE)
+
+
+def _shown(score: float) -> str:
+    return f"{round(score, 2) + 0.0:.2f}"  # never "-0.00"
 
 
 def main(words: list[str]) -> None:
