@@ -7,6 +7,7 @@
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
+EXTRAS := ray,peft,sb3-contrib,torchrl,trl,reasoning-gym,datasets
 PEERS := benchmarks/textrl_benchmarks/speed/peers
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export MPLBACKEND := Agg
@@ -18,7 +19,9 @@ install: .venv/installed
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --constraint constraints.txt torch==2.13.0
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[dev,ray,peft]"
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[dev,$(EXTRAS)]"
+	# Not as an extra: it pins an older reasoning-gym.
+	$(BIN)/pip install --quiet --constraint constraints.txt --no-deps gem-llm
 	touch $@
 
 # A Chromium for the test of the leaderboard's page, where one may be installed.
@@ -36,7 +39,8 @@ peers: .venv-trl-ppo/installed .venv-trl/installed
 .venv-trl-ppo/installed .venv-trl/installed: constraints.txt
 	$(PYTHON) -m venv $(@D)
 	$(@D)/bin/pip install --quiet --constraint constraints.txt torch==2.13.0
-	$(@D)/bin/pip install --quiet --constraint constraints.txt --requirement $(filter %/trl_ppo.txt %/trl.txt,$^)
+	grep -v "^trl==" constraints.txt > $(@D)/constraints.txt  # each peer is a TRL of its own
+	$(@D)/bin/pip install --quiet --constraint $(@D)/constraints.txt --requirement $(filter %/trl_ppo.txt %/trl.txt,$^)
 	touch $@
 
 demo: install

@@ -40,7 +40,7 @@ ENVIRONMENTS = ("textrl/Keyword-v0", "textrl/TinyGPT-v0")
 TOKENS = 100_000
 EPISODES = 4096
 STUDENT_WIDTH = 16
-STUDENT_LEARNING_RATE = 5e-3
+STUDENT_LEARNING_RATE = 1e-2
 SHAPES = ((64, 256), (768, 3072), (2048, 8192))
 """Inputs and outputs of a layer; the first is of the policies above, the second of GPT-2 small."""
 ROWS = (1, 8, 64)

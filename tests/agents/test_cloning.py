@@ -326,7 +326,7 @@ def test_many_demonstrations_are_worth_more_than_few() -> None:
     scores = []
     for count in (30, 3000):
         envs = gym.make_vec("textrl/Imitate-v0", num_envs=64, demonstrations=count)
-        agent = textrl_agents.make("supervised", envs, device="cpu", seed=0)
+        agent = textrl_agents.make("supervised", envs, device="cpu", seed=0, learning_rate=2e-3)
         agent.learn(envs, total_tokens=100_000)
         charged = KLPenalty(envs, policy=agent.policy)
         scores.append(evaluate(agent, charged, episodes=1024).normalised_score.mean)

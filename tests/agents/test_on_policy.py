@@ -144,7 +144,13 @@ def test_without_a_learning_rate_the_policy_gives_its_own() -> None:
     for policy in (residual(task), causal_policy(tiny_gpt2())):
         agent = make_agent("ppo", policy, learning_rate=None)
         rates.append(agent.learn(with_kl(task, policy), total_tokens=1).rows[0]["learning_rate"])
-    assert rates == [2e-3, 1e-4]
+    assert rates == [1e-3, 1e-4]
+
+
+def test_one_step_a_batch_may_be_twice_as_large() -> None:
+    policy = residual(tiny_task())
+    agent = make_agent("value", policy, learning_rate=None)
+    assert agent.learning_rate == 2 * policy.default_learning_rate
 
 
 def test_progress_hears_of_every_iteration_and_may_stop() -> None:

@@ -384,7 +384,7 @@ def test_on_keyword_both_smaller_policies_keep_the_score() -> None:
     charged = KLPenalty(envs, policy=agent.policy)
     agent.learn(charged, total_tokens=60_000)
     student = LSTMPolicy(vocabulary_size=46, reference=envs.unwrapped.reference, width=16)  # type: ignore[attr-defined]
-    distil(agent.policy, student, envs, total_tokens=60_000, learning_rate=1e-2)
+    distil(agent.policy, student, envs, total_tokens=100_000, learning_rate=1e-2)
     teacher, small, served = (
         evaluate(policy, envs, episodes=1024).normalised_score
         for policy in (agent.policy, student, quantised(agent.policy))
