@@ -116,7 +116,8 @@ class TextEnv(gym.Env[Any, Any]):
 
     def action_masks(self) -> NDArray[np.bool_]:
         """Returns which tokens may be chosen, (V,): `textrl_envs.action_masks.allowed_tokens`."""
-        return allowed_tokens(self._core, _ROW)[0]
+        masks: NDArray[np.bool_] = allowed_tokens(self._core, _ROW)[0]
+        return masks
 
     @property
     def prompts(self) -> PromptTable:

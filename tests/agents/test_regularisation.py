@@ -25,7 +25,7 @@ def generator(seed: int = 0) -> torch.Generator:
 
 @torch.no_grad()
 def hidden(model: torch.nn.Module) -> Tensor:
-    found: Tensor = model.base_model(input_ids=IDS, use_cache=False).last_hidden_state  # type: ignore[operator, union-attr]
+    found: Tensor = model.base_model(input_ids=IDS, use_cache=False).last_hidden_state  # type: ignore[operator]
     return found
 
 

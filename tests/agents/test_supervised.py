@@ -307,7 +307,7 @@ def test_dropout_and_frozen_layers_change_what_is_learnt(
     ):
         folder = train_supervised(
             dataclasses.replace(short, **settings),
-            tmp_path / name,  # type: ignore[arg-type]
+            tmp_path / name,
         ).folder
         weights[name] = AutoModelForCausalLM.from_pretrained(folder).state_dict()
     start = AutoModelForCausalLM.from_pretrained(result.folder).state_dict()
