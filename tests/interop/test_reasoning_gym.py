@@ -139,8 +139,9 @@ def test_tasks_that_draw_from_the_global_generators_follow_the_seed_and_leave_th
 # --- PYTHONHASHSEED ---
 
 ITEMS = """
-import json, random, sys, warnings
-import numpy as np
+import json, sys, warnings
+from pathlib import Path
+
 from reasoning_gym.factory import DATASETS
 from textrl_envs.interop.reasoning_gym import reasoning_gym_prompts
 
@@ -149,19 +150,19 @@ found = {}
 for task in sorted(set(DATASETS) - {"composite"}):  # a mixture of the others
     prompts = reasoning_gym_prompts(task, size=12, seed=0)
     found[task] = [(p.text, p.answer, repr(p.metadata["item"]["metadata"])) for p in prompts]
-json.dump(found, sys.stdout)
+Path(sys.argv[1]).write_text(json.dumps(found))
 """
 
 
 def items_under(hash_seed: str, folder: Path) -> dict[str, Any]:
-    done = subprocess.run(
-        [sys.executable, "-c", ITEMS],
-        cwd=folder,
+    path = folder / f"{hash_seed}.json"  # some tasks print, so not by way of the output
+    subprocess.run(
+        [sys.executable, "-c", ITEMS, path],
         env={**os.environ, "PYTHONHASHSEED": hash_seed},
         capture_output=True,
         check=True,
     )
-    found: dict[str, Any] = json.loads(done.stdout)
+    found: dict[str, Any] = json.loads(path.read_text())
     return found
 
 
