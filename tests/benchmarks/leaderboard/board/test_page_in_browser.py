@@ -81,7 +81,7 @@ def visit(
     page.on("console", lambda message: found.trouble.append(message.text))
     page.on("pageerror", lambda error: found.trouble.append(str(error)))
     page.on("request", lambda request: found.requests.append(request.url.partition("#")[0]))
-    page.set_default_timeout(10_000)
+    page.set_default_timeout(60_000)
     return found
 
 
