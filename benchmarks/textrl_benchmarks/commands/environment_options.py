@@ -25,7 +25,9 @@ class EnvironmentOptions:
     """A Transformers folder: the policy starts from it. For textrl/TextBandit-v0 it is also the
     tokenizer and the reference, unless those are given by --env-args."""
     prompts: str | None = None
-    """A JSONL file of prompts, or instructions for the built-in ones, for textrl/TextBandit-v0."""
+    """For textrl/TextBandit-v0 a JSONL file of prompts, instructions for the built-in ones, or
+    another library's: reasoning_gym:TASK, gem:ID or datasets:FILE, and ?SETTING=VALUE&... behind
+    it."""
     reward: str | None = None
     """The reward, as module:function or path/to/file.py:function, for textrl/TextBandit-v0."""
     max_new_tokens: int | None = None
