@@ -38,9 +38,9 @@ def endless_ngram(size: int = 4) -> NGramModel:
     return NGramModel(table - np.log(np.exp(table).sum(-1, keepdims=True)))
 
 
-def long_task(limit: int = 16, *, ends: bool = True) -> Task:
+def long_task(limit: int = 16, *, ends: bool = True, reference: Any = None) -> Task:
     """Returns a task of episodes of up to 16 tokens, or of just so many."""
-    reference = random_ngram() if ends else endless_ngram()
+    reference = reference or (random_ngram() if ends else endless_ngram())
     return tiny_task(
         limit=limit, prompts=("a", "b a c"), reference=reference, reward=response_length
     )
@@ -64,7 +64,7 @@ def _lstm(task: Task) -> LSTMPolicy:
 NETWORKS: dict[str, Callable[[Task], NetworkPolicy]] = {
     "residual": lambda task: residual(task, away=0.5),
     "residual over gpt2": lambda task: residual(
-        tiny_task(limit=16, reference=causal_reference(tiny_gpt2())), away=0.5
+        long_task(reference=causal_reference(tiny_gpt2())), away=0.5
     ),
     "gpt2": lambda task: causal_policy(tiny_gpt2()),
     "llama": lambda task: causal_policy(tiny_llama(seed=1)),

@@ -316,7 +316,7 @@ def test_a_policy_by_itself_is_saved_and_loaded(tmp_path: Path) -> None:
         for weight in policy.parameters():
             weight.mul_(1.5)
     policy.save(tmp_path / "policy.pth")
-    loaded = CausalLMPolicy.load(tmp_path / "policy.pth", device="cpu")
+    loaded = CausalLMPolicy.load(str(tmp_path / "policy.pth"), device="cpu")
     texts, tokens = observations(task), np.arange(12) % 4
     np.testing.assert_array_equal(loaded.log_probs(texts, tokens), policy.log_probs(texts, tokens))
 
@@ -339,7 +339,7 @@ def test_sb3s_own_evaluation_plays_it() -> None:
     made = model(long_task(limit=5))
     with torch.random.fork_rng(devices=[]):
         mean, _ = evaluate_policy(made, made.get_env(), n_eval_episodes=24, deterministic=False)
-    assert 0 < mean <= 5
+    assert 0 < np.mean(mean) <= 5
 
 
 # --- what begins at a reference ---

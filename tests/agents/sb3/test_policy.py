@@ -34,6 +34,7 @@ def observations(task: Task, rows: int = 12, obs: ObsMode = "dict") -> Any:
 def moved(task: Task, *, away: float = 0.5, obs: ObsMode = "dict") -> ReferencePolicy:
     """Returns a policy whose heads are not zero any more."""
     policy = SB3PPO.make(vector_env(task, obs=obs), device="cpu", **SMALL).policy
+    assert isinstance(policy, ReferencePolicy)
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for weight in (policy.action_net.weight, policy.value_net.weight):

@@ -244,7 +244,7 @@ def test_minibatches_hold_whole_pieces_and_every_token_once(
             10.0 * step + row + 0.25 for step in range(16) for row in range(12)
         )
         for batch in batches:
-            assert batch.observations.num_tokens == len(batch.old_values) > 0  # type: ignore[attr-defined]
+            assert batch.observations.num_tokens == len(batch.old_values) > 0
         if count is not None:
             assert len(batches) == count
             # No piece has more than 4 tokens, and a cut falls beside its place by half of one.
