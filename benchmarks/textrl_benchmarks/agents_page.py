@@ -1,10 +1,10 @@
-"""Writes the figures of docs/agents.md: scores from a board, and what searching costs.
+"""Writes the scores of docs/agents.md from a board: every agent on every environment, and its lows.
 
     textrl leaderboard run --suite standard
-    python -m textrl_benchmarks.search_scores
     python -m textrl_benchmarks.agents_page [BOARD]
 
-BOARD is the board.json of a leaderboard; without it, the one in benchmarks/results/standard.
+BOARD is the board.json of a leaderboard; without it, the one in benchmarks/results/standard. What
+searching costs is written by `textrl_benchmarks.search_scores`.
 """
 
 import math
@@ -16,7 +16,6 @@ from typing import Any
 
 import numpy as np
 
-from textrl_benchmarks import search_scores
 from textrl_benchmarks.marked_page import replaced, table
 from textrl_envs.errors import InvalidInputError
 from textrl_envs.files import read_json
@@ -135,10 +134,14 @@ def main(words: list[str]) -> None:
     """Writes the page.
 
     Raises:
-        InvalidInputError: no board, or no figures of searches.
+        InvalidInputError: no board.
     """
-    board = _read(Path(words[0]) if words else BOARD, "textrl leaderboard run --suite standard")
-    searched = _read(search_scores.RESULTS, "python -m textrl_benchmarks.search_scores")
+    path = Path(words[0]) if words else BOARD
+    if not path.exists():
+        raise InvalidInputError(
+            f"{path} is not there. Make it first: textrl leaderboard run --suite standard."
+        )
+    board = read_json(path)
     suite = board["suite"]
     about = (
         f"*Mean normalised score over {len(suite['seeds'])} seeds, "
@@ -150,14 +153,7 @@ def main(words: list[str]) -> None:
     text = replaced(text, "scores", [*scores(board), "", about])
     text = replaced(text, "claims", list(claims(board)))
     text = replaced(text, "lows", list(lows(board)))
-    text = replaced(text, "search", list(search_scores.rows(searched)))
     PAGE.write_text(text, encoding="utf-8")
-
-
-def _read(path: Path, command: str) -> Any:  # noqa: ANN401 - JSON
-    if not path.exists():
-        raise InvalidInputError(f"{path} is not there. Make it first: {command}.")
-    return read_json(path)
 
 
 if __name__ == "__main__":

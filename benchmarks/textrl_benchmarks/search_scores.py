@@ -1,9 +1,9 @@
-"""What search agents score for the tokens that they spend: benchmarks/results/search.json.
+"""What search agents score for the tokens that they spend: a table and a picture of docs/agents.md.
 
     python -m textrl_benchmarks.search_scores [ID...]
 
-Makes what is missing there; `textrl_benchmarks.agents_page` shows it. The score of the best of n
-samples of the reference is exact; searches of trees, and what they are compared with, are played.
+Measures what benchmarks/results/search.json lacks. The score of the best of n samples of the
+reference is exact; searches of trees, and what they are compared with, are played.
 """
 
 import json
@@ -22,7 +22,7 @@ from textrl_agents.collector import Collector
 from textrl_agents.policies import FixedPolicy, Policy
 from textrl_agents.search import MCTSPolicy
 from textrl_benchmarks.evaluation import evaluate
-from textrl_benchmarks.marked_page import table
+from textrl_benchmarks.marked_page import replaced, table
 from textrl_benchmarks.plot import save_figure
 from textrl_envs.errors import InvalidInputError
 from textrl_envs.files import read_json
@@ -51,7 +51,7 @@ EPISODES = 256
 REFERENCE_EPISODES = 8192
 """By which the length of the reference's responses is measured."""
 RESULTS = Path("benchmarks/results/search.json")
-PICTURE = Path("docs/images/search.png")
+PAGE, PICTURE = Path("docs/agents.md"), Path("docs/images/search.png")
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,7 +187,7 @@ def plot(results: Mapping[str, Any], path: Path = PICTURE) -> None:
 
 
 def main(words: list[str]) -> None:
-    """Measures what is missing, and draws the picture."""
+    """Measures what is missing, writes the table and draws the picture."""
     for word in words:
         if word not in ENVIRONMENTS:
             raise InvalidInputError(f"Expected some of {ENVIRONMENTS}; got {word!r}.")
@@ -199,6 +199,8 @@ def main(words: list[str]) -> None:
             RESULTS.parent.mkdir(parents=True, exist_ok=True)
             RESULTS.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
             print(name, flush=True)  # noqa: T201
+    text = PAGE.read_text(encoding="utf-8")
+    PAGE.write_text(replaced(text, "search", list(rows(results))), encoding="utf-8")
     plot(results)
 
 

@@ -120,7 +120,6 @@ def test_one_command_fills_the_page(
     text = page.read_text(encoding="utf-8")
     for line in (*scores(board), *lows(board), *claims(board)):
         assert line in text
-    assert "| `best_of_n` | n = 256 |" in text
     assert "3 seeds, 1,000 generated tokens an agent" in text
 
 

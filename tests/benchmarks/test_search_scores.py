@@ -100,6 +100,42 @@ def test_best_of_n_is_better_than_plain_ppo_where_success_is_rare() -> None:
     assert most > 0.1 > plain.normalised_score + 4 * plain.error
 
 
+def test_what_the_page_says_in_words_is_so() -> None:
+    """Its claims, held to the stored results; a claim that fails must be written anew."""
+    scored = {
+        name.rpartition("/")[2]: [Scored(**one) for one in found]
+        for name, found in read_json(ROOT / RESULTS).items()
+    }
+
+    def score(name: str, line: str, effort: str) -> float:
+        return next(
+            one.normalised_score for one in scored[name] if (one.line, one.effort) == (line, effort)
+        )
+
+    for name, found in scored.items():
+        sampled = [one for one in found if one.line == "`best_of_n`"]
+        tokens = np.log([one.tokens for one in sampled])
+        scores = [one.normalised_score for one in sampled]
+        for tree in (one for one in found if one.line == "`mcts`"):
+            # Of the best of n at the same price, between the n there are.
+            gain = np.interp(np.log(tree.tokens), tokens, scores) - tree.normalised_score
+            assert abs(gain) < 0.02 if name == "Passcode-v0" else gain > 0.1
+    names = ("Keyword-v0", "ExactLength-v0", "Brackets-v0", "Parity-v0")
+    assert all(score(name, "`best_of_n`", "n = 256") > 0.999 for name in names)
+    kl_trade = [score("KLTrade-v0", "`best_of_n`", f"n = {n}") for n in (64, 256, 1024)]
+    assert kl_trade == sorted(kl_trade, reverse=True)
+    shown = [f"{score('Passcode-v0', '`best_of_n`', f'n = {n}'):.2f}" for n in (256, 1024)]
+    assert shown == ["0.04", "0.13"]
+    pairs = [
+        [
+            f"{score(name, '`ppo`, 30,000 tokens', 'as it is'):.2f}",
+            f"{score(name, '`mcts` over it', '8 simulations'):.2f}",
+        ]
+        for name in ("Keyword-v0", "ExactLength-v0", "Parity-v0")
+    ]
+    assert pairs == [["0.25", "0.49"], ["0.09", "0.22"], ["0.22", "0.72"]]
+
+
 def test_the_page_shows_what_is_stored_and_its_picture() -> None:
     text = (ROOT / "docs" / "agents.md").read_text()
     for line in rows(read_json(ROOT / RESULTS)):
