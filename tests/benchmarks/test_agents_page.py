@@ -8,7 +8,7 @@ import pytest
 
 from textrl_agents.registry import agent_names
 from textrl_benchmarks import agents_page
-from textrl_benchmarks.agents_page import PAGE, claims, lows, scores
+from textrl_benchmarks.agents_page import BOARD, PAGE, claims, lows, scores
 from textrl_envs.errors import InvalidInputError
 
 
@@ -121,6 +121,17 @@ def test_one_command_fills_the_page(
     for line in (*scores(board), *lows(board), *claims(board)):
         assert line in text
     assert "3 seeds, 1,000 generated tokens an agent" in text
+
+
+def test_the_page_there_is_is_that_of_the_board(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    root, page = Path(__file__).parents[2], tmp_path / "agents.md"
+    text = (root / PAGE).read_text(encoding="utf-8")
+    page.write_text(text, encoding="utf-8")
+    monkeypatch.setattr(agents_page, "PAGE", page)
+    agents_page.main([str(root / BOARD)])
+    assert page.read_text(encoding="utf-8") == text
 
 
 def test_a_board_that_is_not_there_is_named_with_the_command(tmp_path: Path) -> None:
