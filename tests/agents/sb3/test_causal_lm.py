@@ -12,7 +12,7 @@ import pytest
 import torch
 from stable_baselines3 import A2C, PPO
 from stable_baselines3.common.evaluation import evaluate_policy
-from stable_baselines3.common.utils import obs_as_tensor
+from stable_baselines3.common.utils import ConstantSchedule, obs_as_tensor
 from torch import Tensor
 
 from tests.agents.sb3.networks import NETWORKS, ROWS, collect, evaluated, long_task, model, network
@@ -38,6 +38,7 @@ from textrl_agents.sb3 import (
     SB3LanguageModelPPO,
     SB3VecEnv,
 )
+from textrl_benchmarks.speed.models import make_model
 from textrl_envs.errors import InvalidInputError
 from textrl_envs.language_models.decoder import load_causal_lm
 from textrl_envs.language_models.fast.decode import LeanTrunk
@@ -168,21 +169,21 @@ def tokens_read() -> Any:
 
 def test_a_token_costs_a_token_and_the_penalty_none(tokens_read: list[int]) -> None:
     task = long_task(ends=False)
-    made = model(task, "gpt2", n_steps=10)
-    charged = with_kl(task, made.policy, ROWS)
-    made.set_env(SB3VecEnv(charged))
+    made = model(task, n_steps=10)
+    made.set_env(SB3VecEnv(with_kl(task, made.policy, ROWS)))
     collect(made)
-    prompts = sum(len(ids) for ids in task.prompts.token_ids) // len(task.prompts)
-    assert ROWS <= tokens_read[0] <= 4 * ROWS
-    assert tokens_read[1:] == [ROWS] * 10, prompts  # nine more, and the value behind the last
+    assert ROWS <= tokens_read[0] <= 3 * ROWS  # prompts of one token and of three
+    assert tokens_read[1:] == [ROWS] * 10  # nine more, and the value behind the last
 
 
 def test_a_row_that_begins_anew_is_read_beside_those_that_go_on(tokens_read: list[int]) -> None:
-    made = model(long_task(limit=3, ends=False), "gpt2", n_steps=7)
+    """Episodes of three tokens: the prompts are read at steps 0, 3 and 6."""
+    made = model(long_task(limit=3, ends=False), n_steps=7)
     starts = collect(made).episode_starts
-    prompts = [count - ROWS for count in tokens_read]
-    assert [bool(extra) for extra in prompts[1:7]] == [False, False, True, False, False, True]
-    assert starts[3].all()
+    assert [bool(row.all()) for row in starts] == [step % 3 == 0 for step in range(7)]
+    assert len(tokens_read) == 8
+    for step, count in enumerate(tokens_read):
+        assert count <= 3 * ROWS if step % 3 == 0 else count == ROWS
 
 
 @pytest.mark.parametrize("mode", ["as SB3 does it", "asked while it trains"])
@@ -276,8 +277,7 @@ def gpt2_of(folder: str) -> NetworkPolicy:
 @pytest.mark.parametrize("algorithm", [PPO, A2C])
 def test_sb3_saves_weights_and_the_name_of_the_model(algorithm: Any, tmp_path: Path) -> None:
     task = long_task()
-    big = tiny_gpt2(n_embd=64)
-    big.save_pretrained(tmp_path / "gpt2")
+    make_model(2, 64, 2, 4).save_pretrained(tmp_path / "gpt2")
     with torch.random.fork_rng(devices=[]):
         made = algorithm(
             CausalLMPolicy,
@@ -300,7 +300,9 @@ def test_sb3_saves_weights_and_the_name_of_the_model(algorithm: Any, tmp_path: P
     assert np.abs(found - start).max() > 1e-3
     assert loaded.rollout_buffer_class is EpisodeRolloutBuffer
     states = [x.policy.optimizer.state_dict()["state"] for x in (made, loaded)]
-    assert all(torch.equal(states[0][i]["exp_avg"], states[1][i]["exp_avg"]) for i in states[0])
+    assert states[0].keys() == states[1].keys()
+    for i, state in states[0].items():
+        assert all(torch.equal(state[key], states[1][i][key]) for key in state)
     with zipfile.ZipFile(tmp_path / "model.zip") as archive:
         about = archive.read("data")
         weights = torch.load(io.BytesIO(archive.read("policy.pth")), weights_only=True)
@@ -311,7 +313,14 @@ def test_sb3_saves_weights_and_the_name_of_the_model(algorithm: Any, tmp_path: P
 
 def test_a_policy_by_itself_is_saved_and_loaded(tmp_path: Path) -> None:
     task = long_task()
-    policy = model(task, "gpt2", learning_rate=0.1).policy
+    tiny_gpt2().save_pretrained(tmp_path / "gpt2")
+    envs = vector_env(task, ROWS)
+    policy = CausalLMPolicy(
+        envs.single_observation_space,
+        envs.single_action_space,
+        ConstantSchedule(0.1),
+        load_network=functools.partial(gpt2_of, str(tmp_path / "gpt2")),
+    )
     with torch.no_grad():
         for weight in policy.parameters():
             weight.mul_(1.5)
@@ -365,8 +374,9 @@ def test_a_network_at_a_reference_is_that_of_the_suites_own_agents() -> None:
     assert whole.default_learning_rate == TrainedCausalLM.default_learning_rate
     assert made.model is not reference.model
     obs = observations(long_task())
+    tokens = np.arange(12) % 4
     np.testing.assert_allclose(
-        made.log_probs(obs, np.arange(12) % 4), reference.log_probs(obs, np.arange(12) % 4)
+        made.log_probs(obs, tokens), reference.log_probs(obs, tokens), rtol=0, atol=1e-6
     )
 
 
