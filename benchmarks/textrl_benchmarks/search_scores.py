@@ -34,11 +34,14 @@ __all__ = ["ENVIRONMENTS", "Scored", "best_of_n", "main", "plot", "rows", "searc
 ENVIRONMENTS = (
     "textrl/Keyword-v0",
     "textrl/ExactLength-v0",
+    "textrl/Passcode-v0",
+    "textrl/SumVerify-v0",
+    "textrl/KLTrade-v0",
+    "textrl/ProxyReward-v0",
     "textrl/Brackets-v0",
     "textrl/Parity-v0",
-    "textrl/Passcode-v0",
-    "textrl/KLTrade-v0",
 )
+"""Those of the standard suite, and two more."""
 SAMPLES = (4, 16, 64, 256, 1024)
 SIMULATIONS = (8, 32, 128)
 """Before each token."""
@@ -156,7 +159,7 @@ def plot(results: Mapping[str, Any], path: Path = PICTURE) -> None:
     """Draws the score over the tokens of a response, a panel an environment."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(9, 4.6), layout="constrained")
+    figure = Figure(figsize=(10, 4.6), layout="constrained")
     colors = ("#1f6f8b", "#c1440e", "#222222", "#8a5fa8")
     for place, (name, found) in enumerate(results.items(), start=1):
         axes = figure.add_subplot(2, -(-len(results) // 2), place)
@@ -199,6 +202,7 @@ def main(words: list[str]) -> None:
             RESULTS.parent.mkdir(parents=True, exist_ok=True)
             RESULTS.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
             print(name, flush=True)  # noqa: T201
+    results = {name: results[name] for name in ENVIRONMENTS if name in results}
     text = PAGE.read_text(encoding="utf-8")
     PAGE.write_text(replaced(text, "search", list(rows(results))), encoding="utf-8")
     plot(results)
