@@ -11,6 +11,7 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
+import ray
 import torch
 import tyro
 from ray.rllib.algorithms.ppo import PPOConfig
@@ -134,14 +135,13 @@ def config_of(settings: Settings) -> PPOConfig:
         PPOConfig()
         .environment("text")
         .env_runners(num_env_runners=0, num_envs_per_env_runner=settings.num_envs)
-        .learners(num_learners=0)
+        .learners(num_learners=0, learner_connector=lambda *_: ChargeKL(settings.env_id))
         .rl_module(
             rl_module_spec=RLModuleSpec(
                 module_class=ReferenceModule, model_config={"env_id": settings.env_id}
             )
         )
         .training(
-            learner_connector=lambda *_: ChargeKL(settings.env_id),
             lr=settings.learning_rate,
             gamma=1.0,
             lambda_=0.95,
@@ -160,6 +160,7 @@ def config_of(settings: Settings) -> PPOConfig:
 def main(settings: Settings) -> None:
     """Trains, then prints the score against the optimum."""
     torch.set_num_threads(1)
+    ray.init(num_cpus=1, include_dashboard=False)  # all runs in this process, and Ray stays small
     algorithm = config_of(settings).build_algo()
     for iteration in range(settings.iterations):
         found = algorithm.train()["env_runners"]
@@ -169,6 +170,7 @@ def main(settings: Settings) -> None:
     result = evaluate(policy, envs, episodes=2048, seed=settings.seed)
     print(f"reward {result.reward} | KL {result.kl} | normalised score {result.normalised_score}")
     algorithm.stop()
+    ray.shutdown()
 
 
 if __name__ == "__main__":
