@@ -14,6 +14,7 @@ Suite = Literal[
     "refill",
     "kl",
     "update",
+    "sb3",
     "scaling",
     "memory",
     "iteration",

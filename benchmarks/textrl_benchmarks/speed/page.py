@@ -82,6 +82,13 @@ the end: the form that `Collector` takes by itself.
 One epoch of PPO over 64 episodes, lengths of mean 21 and at most 48 behind prompts of 32 tokens,
 rung by rung.
 """,
+    "sb3": """## Stable-Baselines3 over a language model
+
+Its PPO, unmodified, on a GPT-2 in this suite's environment: prompts of 16 tokens, 64 new ones, no
+row ends early; a roll-out of 2,048 tokens, and one epoch of an update. What its users write reads
+the whole text at every step, and again for every token of an update. `CausalLMPolicy` reads a row
+on from where it stopped, and `EpisodeRolloutBuffer` keeps each text once and gives it whole.
+""",
     "memory": """## Memory of an update
 
 What one optimiser's step over 64 episodes of 32 + 256 tokens adds to the process at its peak, a

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from textrl_agents.memory import keep_freed_memory
-from textrl_benchmarks.speed import environment, kl, loop, page, update
+from textrl_benchmarks.speed import environment, kl, loop, page, sb3, update
 from textrl_benchmarks.speed.bench import Case, Row, measure, save
 from textrl_benchmarks.speed.processes import measure_iterations, measure_memory
 
@@ -19,6 +19,7 @@ IN_PROCESS: dict[str, Callable[[], Iterator[Case]]] = {
     "refill": loop.refill_cases,
     "kl": kl.cases,
     "update": update.cases,
+    "sb3": sb3.cases,
     "scaling": loop.scaling_cases,
 }
 OF_THEIR_OWN: dict[str, Callable[[], list[Row]]] = {

@@ -104,10 +104,13 @@ class Trunk(BaseFeaturesExtractor):
         super().__init__(observation_space, features_dim=config.n_embd)
         self.trunk: Any = GPT2Model(config)
 
-    def forward(self, observations: Tensor) -> Tensor:
+    def forward(self, observations: Any) -> Tensor:  # noqa: ANN401 - either form
         """Returns (B, d) for texts (B, L) that are padded on the right."""
-        ids = observations.long()
-        is_text = ids != FLAT_PADDING
+        if isinstance(observations, dict):
+            ids, is_text = observations["input_ids"].long(), observations["attention_mask"] > 0
+        else:
+            ids = observations.long()
+            is_text = ids != FLAT_PADDING
         lengths = is_text.sum(1)
         is_text = is_text[:, : int(lengths.max())]
         ids = ids[:, : is_text.shape[1]].clamp(min=0)
