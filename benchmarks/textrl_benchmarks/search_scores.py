@@ -199,10 +199,10 @@ def main(words: list[str]) -> None:
     for name in words or ENVIRONMENTS:
         if name not in results:
             results[name] = measure(name)
+            results = {one: results[one] for one in ENVIRONMENTS if one in results}
             RESULTS.parent.mkdir(parents=True, exist_ok=True)
             RESULTS.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
             print(name, flush=True)  # noqa: T201
-    results = {name: results[name] for name in ENVIRONMENTS if name in results}
     text = PAGE.read_text(encoding="utf-8")
     PAGE.write_text(replaced(text, "search", list(rows(results))), encoding="utf-8")
     plot(results)
