@@ -50,9 +50,9 @@ skipped without one.
 
 All of it is in `textrl_envs/language_models/fast`, which a reader may skip.
 
-The tables were measured before the loops of C for sampling, the update's probabilities and GELU,
-and on a processor with AVX-512; without it oneDNN has no such lead over MKL, and the ratios are
-lower.
+The tables of the loop, of whole iterations and of Stable-Baselines3 have all of it; the others were
+measured before the loops of C for sampling, the update's probabilities and GELU. All were measured
+on processors with AVX-512; without it oneDNN has no such lead over MKL, and the ratios are lower.
 """
 
 SECTIONS = {
