@@ -317,14 +317,14 @@ def test_a_policy_by_itself_is_saved_and_loaded(tmp_path: Path) -> None:
     envs = vector_env(task, ROWS)
     policy = CausalLMPolicy(
         envs.single_observation_space,
-        envs.single_action_space,
+        envs.single_action_space,  # type: ignore[arg-type]
         ConstantSchedule(0.1),
         load_network=functools.partial(gpt2_of, str(tmp_path / "gpt2")),
     )
     with torch.no_grad():
         for weight in policy.parameters():
             weight.mul_(1.5)
-    policy.save(tmp_path / "policy.pth")
+    policy.save(str(tmp_path / "policy.pth"))
     loaded = CausalLMPolicy.load(str(tmp_path / "policy.pth"), device="cpu")
     texts, tokens = observations(task), np.arange(12) % 4
     np.testing.assert_array_equal(loaded.log_probs(texts, tokens), policy.log_probs(texts, tokens))
