@@ -117,14 +117,19 @@ class ChargeKL(ConnectorV2):
         self.reference, self.beta = env.reference, env.kl_coefficient
 
     def __call__(self, *, episodes: list[Any], batch: dict[str, Any], **_: Any) -> dict[str, Any]:  # noqa: ANN401
-        """Changes the rewards of all episodes, but for the step that RLlib appends to each."""
+        """Adds the rewards of all episodes to the batch; RLlib leaves a column that is there."""
         for episode in self.single_agent_episode_iterator(episodes, agents_that_stepped_only=False):
-            steps = slice(0, len(episode) - 1)
+            steps = slice(0, len(episode) - 1)  # RLlib appends a step to each, to hold its value
             obs, actions = episode.get_observations(steps), episode.get_actions(steps)
             ratio = episode.get_extra_model_outputs(Columns.ACTION_LOGP, steps)
             ratio = ratio - self.reference.log_probs(obs, actions)
-            charged = episode.get_rewards(steps) - self.beta * ratio
-            episode.set_rewards(new_data=charged, at_indices=steps)
+            self.add_n_batch_items(
+                batch,
+                Columns.REWARDS,
+                items_to_add=episode.get_rewards() - self.beta * np.append(ratio, 0.0),
+                num_items=len(episode),
+                single_agent_episode=episode,
+            )
         return batch
 
 
