@@ -41,7 +41,7 @@ CONTENDERS: Mapping[str, dict[str, Any]] = {
         "value_coefficient": 0.5,
         "max_gradient_norm": 1.0,
     },
-    "textrl_agents.sb3:SB3LanguageModelPPO": {
+    "sb3_ppo_lm": {
         **SHARED,
         "n_steps": 56,
         "n_epochs": 4,

@@ -347,7 +347,7 @@ def test_sb3s_own_evaluation_plays_it(kind: type[SB3Agent]) -> None:
 # --- making ---
 
 
-@pytest.mark.parametrize("name", ["sb3_ppo", "sb3_a2c", "sb3_dqn"])
+@pytest.mark.parametrize("name", ["sb3_ppo", "sb3_a2c", "sb3_dqn", "sb3_ppo_lm", "sb3_a2c_lm"])
 def test_they_are_known_by_name(name: str) -> None:
     envs = vector_env(tiny_task(), ROWS)
     agent = textrl_agents.make(name, envs, seed=2, device="cpu", width=8, learning_rate=0.5)
