@@ -14,7 +14,7 @@ SECTIONS = {
     "Stable-Baselines3": ("stable_baselines3", "4096"),
     "CleanRL-style": ("gymnasium", "0.0 tell of lantern and harbour :"),
     "TorchRL": ("torchrl", "torch.Size([4, 40, 33]) torch.Size([4, 40, 1])"),
-    "RLlib": ("ray.rllib", "512"),
+    "RLlib": ("ray.rllib", "51"),  # 512 steps, and those by which its rows overshoot
     "PufferLib": ("pufferlib", "(4, 33) [False False False False]"),
 }
 """Heading -> the module that it is about, and what its code prints at least."""
