@@ -102,7 +102,7 @@ def test_the_charge_for_the_kl_reaches_the_library_as_reward() -> None:
 
 @pytest.mark.slow
 def test_its_ppo_comes_near_the_optimum_of_length_hack_and_not_above_it() -> None:
-    """Measured for 20,000 tokens, seed 0: .89, where the reference is 0 and the optimum 1."""
+    """Measured for 20,000 tokens, seed 0: .860, where the reference is 0 and the optimum 1."""
     # Its own import warns of what will be deprecated.
     printed = run_example("torchrl_ppo", "--total-tokens", "20000", warnings="default")
     score, error = normalised_score(printed)
