@@ -24,7 +24,8 @@ from transformers.pytorch_utils import Conv1D
 
 from textrl_envs.language_models.agreement import agrees
 from textrl_envs.language_models.fast.gelu import gelu_tanh
-from textrl_envs.language_models.fast.linear import linear
+from textrl_envs.language_models.fast.linear import linear, round_rows
+from textrl_envs.language_models.fast.packed_attention import attend_packed
 
 __all__ = ["Packing", "fast_operations", "packing_agrees", "read_packed"]
 
@@ -48,7 +49,10 @@ class _Bucket:
 
 @dataclass(frozen=True, slots=True)
 class Packing:
-    """How B right-padded texts stand in one long row: shortest first."""
+    """How B right-padded texts stand in one long row: shortest first.
+
+    On the CPU one more text of any tokens stands behind them, so that N is a round number.
+    """
 
     rows: NDArray[np.int64]
     """The text of each token, (N,)."""
@@ -56,6 +60,8 @@ class Packing:
     """Its place in that text, (N,)."""
     starts: NDArray[np.int64]
     """Where each text begins in the long row, (B,)."""
+    bounds: NDArray[np.int64]
+    """Where any text begins or ends there, rising from 0 to N."""
     buckets: tuple[_Bucket, ...]
 
     @classmethod
@@ -63,17 +69,28 @@ class Packing:
         """Packs texts of these lengths, int64 (B,), 1 or more each."""
         order = np.argsort(lengths, kind="stable")
         rising = lengths[order]
-        rows = np.repeat(order, rising)
         ends = rising.cumsum()
-        columns = np.arange(ends[-1]) - np.repeat(ends - rising, rising)
         starts = np.empty_like(lengths)
         starts[order] = ends - rising
+        rows = np.repeat(order, rising)
+        columns = np.arange(ends[-1]) - np.repeat(ends - rising, rising)
         buckets, first = [], 0
         while first < len(rising):
             last = int(np.searchsorted(rising, rising[first] * LENGTH_RATIO, side="right"))
             buckets.append(_bucket(rising[first:last], device))
             first = last
-        return cls(rows, columns, starts, tuple(buckets))
+        bounds = np.append(0, ends)
+        missing = _num_missing(len(rows), device)
+        if missing:
+            bounds = np.append(bounds, len(rows) + missing)
+            buckets.append(_bucket(np.array([missing]), device))
+            rows, columns = (np.append(x, np.zeros(missing, x.dtype)) for x in (rows, columns))
+        return cls(rows, columns, starts, bounds, tuple(buckets))
+
+
+def _num_missing(count: int, device: torch.device) -> int:
+    """Returns how many rows a round number lacks; on a GPU any number will do."""
+    return round_rows(count) - count if device.type == "cpu" else 0
 
 
 def _bucket(lengths: NDArray[np.int64], device: torch.device) -> _Bucket:
@@ -106,11 +123,22 @@ def read_packed(
     device = next(trunk.parameters()).device
     tokens = torch.from_numpy(input_ids[packing.rows, packing.columns]).to(device)
     positions = torch.from_numpy(packing.columns).to(device)
-    with _packed(trunk, places, is_checkpointed=is_checkpointed):
+    computed = _round_up(places, len(tokens))
+    with _packed(trunk, computed, is_checkpointed=is_checkpointed):
         output = trunk(
             input_ids=tokens[None], position_ids=positions[None], use_cache=False, packing=packing
         )
     return _pick(output.last_hidden_state[0], places)
+
+
+def _round_up(places: Tensor, count: int) -> Tensor:
+    """Adds other places of a row of `count` tokens until there is a round number of them."""
+    missing = _num_missing(len(places), places.device)
+    if not missing:
+        return places
+    is_other = torch.ones(count, dtype=torch.bool)
+    is_other[places] = False
+    return torch.cat([places, is_other.nonzero()[:missing, 0]])
 
 
 def packing_agrees(trunk: nn.Module, vocabulary_size: int) -> bool:
@@ -257,6 +285,9 @@ def _packed_attention(
     for name in UNKNOWN:
         if kwargs.get(name) is not None:
             raise ValueError(f"Packed attention does not know {name}.")
+    compiled = attend_packed(query[0], key[0], value[0], packing.bounds, scaling)
+    if compiled is not None:
+        return compiled[None], None
     groups = query.shape[1] // key.shape[1]
     if groups > 1:
         key, value = (x.repeat_interleave(groups, dim=1) for x in (key, value))

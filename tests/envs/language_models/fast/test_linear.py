@@ -8,7 +8,12 @@ import torch.nn.functional as F  # noqa: N812 - torch's own habit
 from torch import Tensor
 
 from textrl_envs.language_models.fast import linear as module
-from textrl_envs.language_models.fast.linear import LinearWeights, has_fast_linear, linear
+from textrl_envs.language_models.fast.linear import (
+    LinearWeights,
+    has_fast_linear,
+    linear,
+    round_rows,
+)
 
 WIDTH, OUT = 24, 40
 ROWS = (1, 2, 3, 4, 5, 17, 70)
@@ -279,3 +284,12 @@ def test_weights_in_half_precision_are_multiplied_as_they_are() -> None:
     assert weights(x).dtype == torch.bfloat16
     torch.testing.assert_close(weights(x), F.linear(x, *layers[0]), rtol=0, atol=0)
     assert weights.plus(x, weights(x)).dtype == torch.bfloat16
+
+
+def test_round_numbers_of_rows_are_few_and_near() -> None:
+    counts = range(5000)
+    rounded = [round_rows(count) for count in counts]
+    assert all(n <= m <= n + n // 32 for n, m in zip(counts, rounded, strict=True))
+    assert all(round_rows(m) == m for m in rounded)
+    for first in (64, 128, 1024, 2048):
+        assert len({round_rows(count) for count in range(first, 2 * first)}) == 33

@@ -1,5 +1,6 @@
 """Whole texts in one long row: what the model says of each text by itself, and its gradients."""
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -34,6 +35,15 @@ GROUPED = {"num_attention_heads": 4, "num_key_value_heads": 2}
 """With one key head for all, which of them a query looks at would not be seen."""
 families = pytest.mark.parametrize("family", FAMILIES)
 lengths_of_texts = pytest.mark.parametrize("kind", LENGTHS)
+
+
+@pytest.fixture(params=["compiled", "torch"], autouse=True)
+def attention(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Runs each test by both kinds of attention; returns which."""
+    if request.param == "torch":
+        monkeypatch.setattr(module, "attend_packed", lambda *_: None)
+    kind: str = request.param
+    return kind
 
 
 def build(build_lm: BuildLM, family: str) -> Any:
@@ -78,16 +88,18 @@ def everywhere(packing: Packing) -> Tensor:
 @lengths_of_texts
 @pytest.mark.parametrize("is_checkpointed", [False, True])
 def test_hidden_states_and_gradients_are_those_of_the_padded_forward(
-    build_lm: BuildLM, family: str, kind: str, is_checkpointed: bool
+    build_lm: BuildLM, attention: str, family: str, kind: str, is_checkpointed: bool
 ) -> None:
     trunk, lengths = build(build_lm, family).base_model, LENGTHS[kind]
     ids, packing = make_ids(lengths), Packing.of(np.array(lengths), CPU)
     found = read_packed(trunk, ids, packing, everywhere(packing), is_checkpointed=is_checkpointed)
-    expected = padded_hidden(trunk, ids, lengths)[packing.rows, packing.columns]
-    torch.testing.assert_close(found, expected, rtol=0, atol=1e-4)
+    # Padded or not, torch's attention rounds alike; the compiled one is held to float64.
+    exact = trunk if attention == "torch" else copy.deepcopy(trunk).double()
+    expected = padded_hidden(exact, ids, lengths)[packing.rows, packing.columns]
+    torch.testing.assert_close(found, expected.to(found), rtol=0, atol=1e-4)
     factors = torch.randn(found.shape, generator=torch.Generator().manual_seed(0))
     assert_same_gradients(
-        gradients(trunk, (found * factors).sum()), gradients(trunk, (expected * factors).sum())
+        gradients(trunk, (found * factors).sum()), gradients(exact, (expected * factors).sum())
     )
 
 
@@ -105,6 +117,26 @@ def test_every_token_stands_once_in_the_long_row_and_texts_stay_whole(kind: str)
     # Texts side by side are of like length, so that little is computed in vain.
     for bucket in packing.buckets:
         assert bucket.num_texts * bucket.width <= module.LENGTH_RATIO * bucket.num_tokens
+
+
+@families
+@pytest.mark.parametrize("is_checkpointed", [False, True])
+def test_many_tokens_are_filled_up_to_a_round_number_of_which_nothing_is_seen(
+    build_lm: BuildLM, attention: str, family: str, is_checkpointed: bool
+) -> None:
+    trunk, lengths = build(build_lm, family).base_model, [30, 11, 47, 1, 52]
+    ids, packing = make_ids(lengths), Packing.of(np.array(lengths), CPU)
+    assert len(packing.rows) == packing.bounds[-1] == 144  # of 141
+    places = torch.randperm(141, generator=torch.Generator().manual_seed(0))[:69]
+    found = read_packed(trunk, ids, packing, places, is_checkpointed=is_checkpointed)
+    exact = trunk if attention == "torch" else copy.deepcopy(trunk).double()
+    at = packing.rows[places], packing.columns[places]
+    expected = padded_hidden(exact, ids, lengths)[at]
+    torch.testing.assert_close(found, expected.to(found), rtol=0, atol=1e-4)
+    factors = torch.randn(found.shape, generator=torch.Generator().manual_seed(0))
+    assert_same_gradients(
+        gradients(trunk, (found * factors).sum()), gradients(exact, (expected * factors).sum())
+    )
 
 
 @families
@@ -223,7 +255,7 @@ def test_the_model_is_left_as_it_was(
             assert error is not None
             raise error
 
-        monkeypatch.setattr(module, "_attend", fail)
+        monkeypatch.setattr(module, "attend_packed", fail)
     if error is None:
         read_packed(trunk, ids, packing, torch.tensor([7, 0]))
     else:
