@@ -26,6 +26,7 @@ from textrl_envs.language_models.agreement import agrees
 from textrl_envs.language_models.fast.gelu import gelu_tanh
 from textrl_envs.language_models.fast.linear import linear, round_rows
 from textrl_envs.language_models.fast.packed_attention import attend_packed
+from textrl_envs.language_models.fast.rows import lay, pick
 
 __all__ = ["Packing", "fast_operations", "packing_agrees", "read_packed"]
 
@@ -128,7 +129,7 @@ def read_packed(
         output = trunk(
             input_ids=tokens[None], position_ids=positions[None], use_cache=False, packing=packing
         )
-    return _pick(output.last_hidden_state[0], places)
+    return pick(output.last_hidden_state.squeeze(0), places)
 
 
 def _round_up(places: Tensor, count: int) -> Tensor:
@@ -190,8 +191,8 @@ def _last_feed_forward(trunk: Any) -> Any | None:  # noqa: ANN401
 
 def _at_places(forward: Callable[[Tensor], Tensor], places: Tensor, x: Tensor) -> Tensor:
     """Computes some rows of [1, N, H]; the others are 0."""
-    found = forward(_pick(x[0], places)[None])[0]
-    return _lay(found, places, x.shape[1])[None]
+    found = forward(pick(x.squeeze(0), places)[None]).squeeze(0)
+    return lay(found, places, x.shape[1])[None]
 
 
 def fast_operations(
@@ -285,21 +286,27 @@ def _packed_attention(
     for name in UNKNOWN:
         if kwargs.get(name) is not None:
             raise ValueError(f"Packed attention does not know {name}.")
-    compiled = attend_packed(query[0], key[0], value[0], packing.bounds, scaling)
-    if compiled is not None:
-        return compiled[None], None
-    groups = query.shape[1] // key.shape[1]
+    # Not query[0]: its gradient would be copied among zeros.
+    query, key, value = (x.squeeze(0) for x in (query, key, value))
+    found = attend_packed(query, key, value, packing.bounds, scaling)
+    if found is None:
+        found = _attend_in_buckets(query, key, value, packing.buckets, scaling)
+    return found[None], None
+
+
+def _attend_in_buckets(
+    query: Tensor, key: Tensor, value: Tensor, buckets: tuple[_Bucket, ...], scaling: float | None
+) -> Tensor:
+    """[heads, N, d] and twice [kv heads, N, d] -> [N, heads, d]."""
+    groups = len(query) // len(key)
     if groups > 1:
-        key, value = (x.repeat_interleave(groups, dim=1) for x in (key, value))
-    sizes = [bucket.num_tokens for bucket in packing.buckets]
-    parts = [
-        torch.split(x[0].transpose(0, 1), sizes) for x in (query, key, value)
-    ]  # [n, heads, d] each
+        key, value = (x.repeat_interleave(groups, dim=0) for x in (key, value))
+    sizes = [bucket.num_tokens for bucket in buckets]
+    parts = [torch.split(x.transpose(0, 1), sizes) for x in (query, key, value)]
     found = [
-        _attend(bucket, q, k, v, scaling)
-        for bucket, q, k, v in zip(packing.buckets, *parts, strict=True)
+        _attend(bucket, q, k, v, scaling) for bucket, q, k, v in zip(buckets, *parts, strict=True)
     ]
-    return (torch.cat(found) if len(found) > 1 else found[0])[None], None
+    return torch.cat(found) if len(found) > 1 else found[0]
 
 
 def _attend(
@@ -309,55 +316,14 @@ def _attend(
     q, k, v = (_pad(x, bucket).transpose(1, 2) for x in (query, key, value))
     found = F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=scaling)
     flat = found.transpose(1, 2).reshape(-1, *query.shape[1:])
-    return flat if bucket.places is None else _pick(flat, bucket.places)
+    return flat if bucket.places is None else pick(flat, bucket.places)
 
 
 def _pad(x: Tensor, bucket: _Bucket) -> Tensor:
     """[n, heads, d] -> [texts, width, heads, d]."""
     count = bucket.num_texts * bucket.width
-    laid = x if bucket.places is None else _lay(x, bucket.places, count)
+    laid = x if bucket.places is None else lay(x, bucket.places, count)
     return laid.reshape(bucket.num_texts, bucket.width, *x.shape[1:])
-
-
-def _pick(x: Tensor, places: Tensor) -> Tensor:
-    """Returns some rows of x, each once, [N, ...] -> [M, ...], with gradients."""
-    picked: Tensor = _Pick.apply(x, places)  # type: ignore[no-untyped-call]
-    return picked
-
-
-def _lay(x: Tensor, places: Tensor, count: int) -> Tensor:
-    """Lays the rows of x among zeros, [M, ...] -> [count, ...], with gradients."""
-    laid: Tensor = _Lay.apply(x, places, count)  # type: ignore[no-untyped-call]
-    return laid
-
-
-class _Pick(torch.autograd.Function):
-    """Each row is taken once, so that the gradient is laid back and nothing is summed."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, places: Tensor) -> Tensor:  # noqa: ANN401
-        ctx.save_for_backward(places)
-        ctx.count = len(x)
-        return x.index_select(0, places)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:  # noqa: ANN401
-        (places,) = ctx.saved_tensors
-        return _lay(gradients[0], places, ctx.count), None
-
-
-class _Lay(torch.autograd.Function):
-    """The way back."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, places: Tensor, count: int) -> Tensor:  # noqa: ANN401
-        ctx.save_for_backward(places)
-        return x.new_zeros(count, *x.shape[1:]).index_copy_(0, places, x)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:  # noqa: ANN401
-        (places,) = ctx.saved_tensors
-        return _pick(gradients[0], places), None, None
 
 
 AttentionInterface.register(NAME, _packed_attention)
