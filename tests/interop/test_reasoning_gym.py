@@ -122,18 +122,18 @@ def global_states() -> tuple[Any, ...]:
     return random.getstate(), numpy[1].tolist()
 
 
-@pytest.mark.parametrize("task", ["list_functions", "pool_matrix"])
+@pytest.mark.parametrize("task", ["codeio", "list_functions", "pool_matrix"])
 def test_tasks_that_draw_from_the_global_generators_follow_the_seed_and_leave_them(
     task: str,
 ) -> None:
     random.seed(5)
     np.random.seed(5)  # noqa: NPY002
     before = global_states()
-    first = [prompt.text for prompt in reasoning_gym_prompts(task, size=10, seed=2)]
+    first = [prompt.text for prompt in reasoning_gym_prompts(task, size=60, seed=2)]
     assert global_states() == before
     random.seed(6)
     np.random.seed(6)  # noqa: NPY002
-    assert [prompt.text for prompt in reasoning_gym_prompts(task, size=10, seed=2)] == first
+    assert [prompt.text for prompt in reasoning_gym_prompts(task, size=60, seed=2)] == first
 
 
 # --- PYTHONHASHSEED ---
@@ -148,7 +148,7 @@ from textrl_envs.interop.reasoning_gym import reasoning_gym_prompts
 warnings.simplefilter("ignore")
 found = {}
 for task in sorted(set(DATASETS) - {"composite"}):  # a mixture of the others
-    prompts = reasoning_gym_prompts(task, size=12, seed=0)
+    prompts = reasoning_gym_prompts(task, size=60, seed=0)
     found[task] = [(p.text, p.answer, repr(p.metadata["item"]["metadata"])) for p in prompts]
 Path(sys.argv[1]).write_text(json.dumps(found))
 """
