@@ -51,7 +51,8 @@ skipped without one.
 All of it is in `textrl_envs/language_models/fast`, which a reader may skip.
 
 The tables of the loop, of whole iterations and of Stable-Baselines3 have all of it; the others were
-measured before the loops of C for sampling, the update's probabilities and GELU. All were measured
+measured before the loops of C for sampling, the update's probabilities and GELU. None has the
+compiled attention of the update, and the round lengths of its rows, yet. All were measured
 on processors with AVX-512; without it oneDNN has no such lead over MKL, and the ratios are lower.
 """
 

@@ -332,6 +332,6 @@ def test_frequencies_refute_a_liar_alone(is_honest: bool) -> None:
 
 
 def test_a_board_without_its_cells_cannot_be_audited() -> None:
-    folder = Path(__file__).parents[4] / "benchmarks" / "results" / "quick"
+    folder = Path(__file__).parents[4] / "benchmarks" / "results" / "standard"
     with pytest.raises(InvalidInputError, match="holds no cells"):
         audit(folder)
