@@ -118,27 +118,17 @@ def _laid_out(
     shape: tuple[int, int],
 ) -> Episodes:
     """Lays B texts out in L columns, and their responses in T."""
-    length, response_length = shape
+    length, response_columns = shape
     begins = np.array([len(ids) for ids in prompts])
     lengths = np.array([len(ids) for ids in responses])
-    response_mask = np.arange(response_length) < lengths[:, None]
-    is_text = np.arange(length) < (begins + lengths)[:, None]
-    input_ids = np.zeros(is_text.shape, np.int64)
+    input_ids = np.zeros((len(prompts), length), np.int64)
     pairs = zip(prompts, responses, strict=True)
+    is_text = np.arange(length) < (begins + lengths)[:, None]
     input_ids[is_text] = np.concatenate([ids for pair in pairs for ids in pair])
-    blank = np.zeros(response_mask.shape)
-    return Episodes(
-        input_ids=input_ids,
-        attention_mask=is_text.astype(np.int8),
-        prompt_lengths=begins,
-        response_mask=response_mask,
-        log_probs=blank,
-        ref_log_probs=None,
-        values=blank,
-        entropies=blank,
-        task_rewards=blank,
-        rewards=blank,
-        bootstrap_values=np.zeros(len(begins)),
+    return Episodes.of_texts(
+        input_ids,
+        begins,
+        lengths,
+        response_columns=response_columns,
         prompt_index=prompt_index,
-        finish_reason=np.zeros(len(begins), np.int64),
     )

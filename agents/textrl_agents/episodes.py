@@ -49,6 +49,45 @@ class Episodes:
     gold: Floats | None = None
     """What is really wanted, (B,), where the reward reports it as `gold`; nobody learns from it."""
 
+    @classmethod
+    def of_texts(
+        cls,
+        input_ids: Ints,
+        prompt_lengths: Ints,
+        lengths: Ints,
+        *,
+        response_columns: int | None = None,
+        prompt_index: Ints | None = None,
+    ) -> Self:
+        """Returns texts that nobody has played: whatever a collector would record is 0.
+
+        Args:
+            input_ids: prompt and response, right-padded with 0, (B, L).
+            prompt_lengths: tokens of each prompt, (B,).
+            lengths: tokens of each response, (B,).
+            response_columns: T; None takes the longest response.
+            prompt_index: which prompt, (B,); None says 0 of all.
+        """
+        is_text = np.arange(input_ids.shape[1]) < (prompt_lengths + lengths)[:, None]
+        columns = int(lengths.max()) if response_columns is None else response_columns
+        mask = np.arange(columns) < lengths[:, None]
+        blank, none = np.zeros(mask.shape), np.zeros(len(input_ids), np.int64)
+        return cls(
+            input_ids=input_ids,
+            attention_mask=is_text.astype(np.int8),
+            prompt_lengths=prompt_lengths,
+            response_mask=mask,
+            log_probs=blank,
+            ref_log_probs=None,
+            values=blank,
+            entropies=blank,
+            task_rewards=blank,
+            rewards=blank,
+            bootstrap_values=np.zeros(len(input_ids)),
+            prompt_index=none if prompt_index is None else prompt_index,
+            finish_reason=none,
+        )
+
     def __len__(self) -> int:
         return len(self.input_ids)
 

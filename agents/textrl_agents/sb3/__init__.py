@@ -11,7 +11,8 @@ SB3LanguageModelPPO       the agent `sb3_ppo_lm`
 SB3LanguageModelA2C       the agent `sb3_a2c_lm`
 """
 
-from textrl_agents.sb3.agent import SB3A2C, SB3DQN, SB3PPO, SB3Agent
+from textrl_agents.sb3.agent import SB3Agent
+from textrl_agents.sb3.algorithms import SB3A2C, SB3DQN, SB3PPO
 from textrl_agents.sb3.causal_lm import CausalLMPolicy, NetworkAtReference
 from textrl_agents.sb3.extractor import TokenEmbeddingExtractor
 from textrl_agents.sb3.language_model import SB3LanguageModelA2C, SB3LanguageModelPPO

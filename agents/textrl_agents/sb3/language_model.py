@@ -6,13 +6,8 @@ from stable_baselines3 import A2C, PPO
 from stable_baselines3.common.base_class import BaseAlgorithm
 
 from textrl_agents.agent import Progress, TrainingLog
-from textrl_agents.sb3.agent import (
-    SB3A2C,
-    SB3PPO,
-    SB3ActorCritic,
-    algorithm_settings,
-    ppo_settings,
-)
+from textrl_agents.sb3.agent import SB3ActorCritic
+from textrl_agents.sb3.algorithms import SB3A2C, SB3PPO, algorithm_settings, ppo_settings
 from textrl_agents.sb3.causal_lm import CausalLMPolicy, NetworkAtReference
 from textrl_agents.sb3.config import (
     SB3Config,

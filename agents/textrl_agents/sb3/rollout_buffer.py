@@ -14,7 +14,7 @@ from stable_baselines3.common.buffers import DictRolloutBuffer
 from stable_baselines3.common.type_aliases import DictRolloutBufferSamples
 from torch import Tensor
 
-from textrl_agents.sb3.texts import text_pieces
+from textrl_agents.episodes import Episodes
 from textrl_envs.observations import read_observation
 
 __all__ = ["EpisodeRolloutBuffer"]
@@ -136,7 +136,7 @@ class EpisodeRolloutBuffer(DictRolloutBuffer):
         piece = np.repeat(np.arange(len(texts)), self._counts)
         columns = begins[piece] + steps - self._steps[piece]
         input_ids[piece, columns] = self.actions[steps, rows, 0]
-        self._episodes = text_pieces(input_ids, begins, self._counts)
+        self._episodes = Episodes.of_texts(input_ids, begins, self._counts)
         self.generator_ready = True
 
     def _places(self, pieces: Ints) -> tuple[Ints, Ints]:
