@@ -24,6 +24,7 @@ from textrl_envs.language_models.fast.packing import (
     packing_agrees,
     read_packed,
 )
+from textrl_envs.language_models.fast.threads import threads_for
 from textrl_envs.language_models.prefix_reader import PrefixReader
 
 __all__ = ["Decoder", "choose_device", "load_causal_lm"]
@@ -238,7 +239,8 @@ class _Head(nn.Module):
         """Returns the same for a token a row, without gradients, by packed weights."""
         if self._packed is None:
             self._packed = LinearWeights([(self.linear.weight, self.linear.bias)], len(hidden))
-        return self._shaped(self._packed(hidden))
+        with threads_for(len(hidden) * self.linear.weight.numel()):
+            return self._shaped(self._packed(hidden))
 
     def _shaped(self, logits: Tensor) -> Tensor:
         if self.scale != 1.0 or self.divisor != 1.0:

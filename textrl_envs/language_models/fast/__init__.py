@@ -8,6 +8,7 @@ attention.py   attention of new tokens to the cache, by a small compiled loop (a
 softmax.py     draws and entropies from logits, by another (softmax.c)
 gelu.py        GELU with its slope in one pass, by another (gelu.c)
 compiled.py    compiles the loops when they are first needed
+threads.py     in how many threads loops and products run
 decode.py      a token a row: GPT-2 and Llama/Qwen forwards over the model's own weights
 cuda_graph.py  on CUDA, one launch for the step of all rows
 packing.py     whole texts without padding: Transformers' forward over one long row

@@ -13,7 +13,8 @@ import torch.nn.functional as F  # noqa: N812 - torch's own habit
 from numpy.typing import NDArray
 from torch import Tensor
 
-from textrl_envs.language_models.fast.compiled import compile_library, in_threads
+from textrl_envs.language_models.fast.compiled import compile_library
+from textrl_envs.language_models.fast.threads import in_threads
 
 __all__ = ["CompiledAttention", "TorchAttention", "compile_kernel"]
 

@@ -6,11 +6,9 @@ import os
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-__all__ = ["compile_library", "in_threads"]
+__all__ = ["compile_library"]
 
 FLAGS = ["-O3", "-march=native", "-shared", "-fPIC"]
 # -ffast-math would set a mode of the processor for the whole process; these do not.
@@ -39,16 +37,3 @@ def compile_library(name: str, **definitions: int) -> ctypes.CDLL | None:
             return ctypes.CDLL(str(library))  # it stays loaded when the file is gone
         except (OSError, subprocess.CalledProcessError):
             return None
-
-
-def in_threads(work: Callable[[int], None], count: int) -> None:
-    """Calls work(0) .. work(count - 1) at once, the first in this thread."""
-    waiting = [_pool().submit(work, part) for part in range(1, count)]
-    work(0)
-    for part in waiting:
-        part.result()
-
-
-@functools.cache
-def _pool() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(thread_name_prefix="textrl")

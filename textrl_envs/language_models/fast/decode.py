@@ -25,6 +25,7 @@ from textrl_envs.language_models.fast.attention import (
 from textrl_envs.language_models.fast.cuda_graph import OneTokenAttention, StepGraphs
 from textrl_envs.language_models.fast.int8 import Int8Linear
 from textrl_envs.language_models.fast.linear import LinearWeights
+from textrl_envs.language_models.fast.threads import threads_for
 
 __all__ = ["LeanTrunk"]
 
@@ -89,6 +90,7 @@ class LeanTrunk:
             )
         else:
             self._norm, self._activation = _Norm(self._trunk.norm, config.rms_norm_eps), "silu"
+        self._product = 3 * config.hidden_size**2  # a layer has four products, some 12 H² a token
         parameter = next(trunk.parameters())
         self._dtype, self._device = parameter.dtype, parameter.device
         is_plain = parameter.dtype == torch.float32 and parameter.device.type == "cpu"
@@ -146,10 +148,14 @@ class LeanTrunk:
         ).to(device)
         is_last = rows[1:] != rows[:-1]
         num_rows = 1 + int(np.count_nonzero(is_last))
-        x = self._forward(new, at, places, self._attention(rows, positions, num_rows))
-        if num_rows < len(rows):
-            x = x[torch.from_numpy(np.append(np.flatnonzero(is_last), len(rows) - 1)).to(device)]
-        return self._norm(x)
+        attention = self._attention(rows, positions, num_rows)
+        with threads_for(self._product * len(tokens)):
+            x = self._forward(new, at, places, attention)
+            if num_rows < len(rows):
+                x = x[
+                    torch.from_numpy(np.append(np.flatnonzero(is_last), len(rows) - 1)).to(device)
+                ]
+            return self._norm(x)
 
     def step(self, tokens: Tensor, positions: Tensor, num_seen: int) -> Tensor:
         """Reads one new token in every slot, on the device alone and in shapes that never change.

@@ -10,7 +10,8 @@ from torch import Tensor
 from torch.autograd import forward_ad
 from torch.autograd.function import once_differentiable
 
-from textrl_envs.language_models.fast.compiled import compile_library, in_threads
+from textrl_envs.language_models.fast.compiled import compile_library
+from textrl_envs.language_models.fast.threads import in_threads
 
 __all__ = ["gelu_tanh"]
 

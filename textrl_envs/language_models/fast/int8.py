@@ -14,8 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from textrl_envs.errors import InvalidInputError
-from textrl_envs.language_models.fast.compiled import compile_library, in_threads
+from textrl_envs.language_models.fast.compiled import compile_library
 from textrl_envs.language_models.fast.linear import ACTIVATIONS
+from textrl_envs.language_models.fast.threads import in_threads
 
 __all__ = ["Int8Linear"]
 

@@ -11,7 +11,8 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from textrl_envs.language_models.fast.compiled import compile_library, in_threads
+from textrl_envs.language_models.fast.compiled import compile_library
+from textrl_envs.language_models.fast.threads import in_threads
 
 __all__ = ["CompiledSoftmax"]
 

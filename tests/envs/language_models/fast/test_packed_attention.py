@@ -11,8 +11,8 @@ from torch.autograd import forward_ad
 
 from textrl_envs.language_models.fast import packed_attention as module
 from textrl_envs.language_models.fast import packing
-from textrl_envs.language_models.fast.compiled import in_threads
 from textrl_envs.language_models.fast.packed_attention import attend_packed
+from textrl_envs.language_models.fast.threads import in_threads
 
 LENGTHS = {
     "ragged": [1, 2, 2, 5, 7, 12, 17, 31],
