@@ -435,6 +435,8 @@ def test_recorded_statistics_are_right_for_every_episode(
 ) -> None:
     from gymnasium.wrappers.vector import RecordEpisodeStatistics
 
+    if mode is AutoresetMode.SAME_STEP and gym.__version__.startswith("1.2."):
+        pytest.skip("Gymnasium 1.2 does not count the step after an end, as if it were dead")
     envs = RecordEpisodeStatistics(vector_env(make_task(), num_envs=3, autoreset_mode=mode))
     envs.reset(seed=0)
     rng = np.random.default_rng(0)

@@ -1,4 +1,4 @@
-"""The code of docs/interop-text.md, and the model that it speaks of."""
+"""The code of docs/interop.md, and the model that it speaks of."""
 
 import os
 import re
@@ -8,18 +8,15 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGES = [ROOT / "docs" / name for name in ("interop.md", "interop-text.md")]
+PAGE = (ROOT / "docs" / "interop.md").read_text()
 TEXT = "the cat sat on the mat and the dog sat on the log. 1 + 2 = 3 <answer>42</answer>\n"
 
 
 def code_of(heading: str) -> list[str]:
     """Returns the Python blocks of a section."""
-    for page in PAGES:
-        text = page.read_text() if page.is_file() else ""
-        found = re.search(rf"^## {re.escape(heading)}\n(.*?)(?=^## |\Z)", text, re.DOTALL | re.M)
-        if found:
-            return re.findall(r"```python\n(.*?)```", found[1], re.DOTALL)
-    raise AssertionError(f"no section {heading!r}")
+    found = re.search(rf"^## {re.escape(heading)}\n(.*?)(?=^## |\Z)", PAGE, re.DOTALL | re.M)
+    assert found is not None, f"no section {heading!r}"
+    return re.findall(r"```python\n(.*?)```", found[1], re.DOTALL)
 
 
 def run(code: str, folder: Path) -> str:

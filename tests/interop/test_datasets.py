@@ -7,7 +7,7 @@ from typing import Any
 import gymnasium as gym
 import pytest
 
-from tests.interop.text_page import byte_tokenizer, code_of, make_model, respond, run
+from tests.interop.page import byte_tokenizer, code_of, make_model, respond, run
 from textrl_envs.errors import InvalidInputError
 from textrl_envs.interop.datasets import dataset_prompts, is_dataset
 from textrl_envs.prompt_sources import find_prompts

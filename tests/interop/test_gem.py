@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.interop.text_page import byte_tokenizer, code_of, make_model, respond, run
+from tests.interop.page import byte_tokenizer, code_of, make_model, respond, run
 from textrl_envs.errors import InvalidInputError, RewardError
 from textrl_envs.interop.gem import gem_prompts
 from textrl_envs.prompts import Prompt

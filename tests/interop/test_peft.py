@@ -9,7 +9,7 @@ import torch
 
 import textrl_agents
 from tests.agents.tiny import causal_reference, tiny_gpt2, tiny_task, vector_env
-from tests.interop.text_page import code_of, make_model, run
+from tests.interop.page import code_of, make_model, run
 from textrl_agents.collector import Collector
 from textrl_agents.policies import Lora, LoraPolicy, make_policy
 from textrl_envs.language_models.causal import CausalLanguageModel

@@ -13,7 +13,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 
-from tests.interop.text_page import byte_tokenizer, code_of, make_model, respond, run
+from tests.interop.page import byte_tokenizer, code_of, make_model, respond, run
 from textrl_envs.errors import InvalidInputError, RewardError
 from textrl_envs.interop.reasoning_gym import (
     HASH_SEED_TASKS,

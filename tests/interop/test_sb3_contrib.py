@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from tests.interop.text_page import code_of, run
+from tests.interop.page import code_of, run
 from textrl_agents.sb3 import SB3VecEnv, TokenEmbeddingExtractor
 
 contrib = pytest.importorskip("sb3_contrib")

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from tests.agents.tiny import tiny_task, vector_env
-from tests.interop.text_page import ROOT, code_of, make_model, respond, run
+from tests.interop.page import ROOT, code_of, make_model, respond, run
 from textrl_envs.errors import InvalidInputError, RewardError
 from textrl_envs.interop.trl import reward_of_trl, trl_dataset, trl_reward, trl_settings
 from textrl_envs.prompts import Prompt, PromptTable
@@ -178,7 +178,7 @@ def test_the_settings_are_those_of_the_bandit() -> None:
 
 
 def bandit(reward: Any, prompts: Sequence[Prompt]) -> TextEnv:
-    from tests.interop.text_page import byte_tokenizer
+    from tests.interop.page import byte_tokenizer
 
     task = "text_bandit"
     return TextEnv(task, tokenizer=byte_tokenizer(), prompts=prompts, reward=reward)

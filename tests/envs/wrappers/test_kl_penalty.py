@@ -155,6 +155,8 @@ def test_recorded_returns_are_those_after_the_charge(
 ) -> None:
     from gymnasium.wrappers.vector import RecordEpisodeStatistics
 
+    if mode is AutoresetMode.SAME_STEP and gym.__version__.startswith("1.2."):
+        pytest.skip("Gymnasium 1.2 does not count the step after an end, as if it were dead")
     envs = RecordEpisodeStatistics(wrap(make_task(), 3, mode))
     rng = np.random.default_rng(0)
     envs.reset(seed=0)
