@@ -43,17 +43,21 @@ skipped without one.
 5. **The update** reads whole episodes without padding, in one long row through Transformers' own
    forward; logits are made at response tokens alone, and nothing of their size is made besides:
    probabilities and gradient take their place. GELU makes its slope in the same pass, and keeps
-   that instead of its argument.
-6. **Memory.** glibc hands large blocks back to the system, and every page of the next one costs
+   that instead of its argument. Attention is a loop of C over texts and heads, forwards and
+   backwards, in which nothing is padded. oneDNN makes machine code for each new number of rows,
+   so rows are filled up to a round number of tokens.
+6. **Threads.** A product of fewer than four million multiplications takes some 40 µs on one core.
+   Two cores wait for each other for as long as they save, and the one that waits is burnt: such
+   products have one thread, whatever torch is told.
+7. **Memory.** glibc hands large blocks back to the system, and every page of the next one costs
    a fault, dear in a virtual machine. `textrl_agents.memory.keep_freed_memory` stops it
    for the process; `textrl train` calls it.
 
 All of it is in `textrl_envs/language_models/fast`, which a reader may skip.
 
-The tables of the loop, of whole iterations and of Stable-Baselines3 have all of it; the others were
-measured before the loops of C for sampling, the update's probabilities and GELU. None has the
-compiled attention of the update, and the round lengths of its rows, yet. All were measured
-on processors with AVX-512; without it oneDNN has no such lead over MKL, and the ratios are lower.
+All were measured on processors with AVX-512; without it oneDNN has no such lead over MKL, and the
+ratios are lower. KL, memory and how cost grows were measured before there were loops of C for
+sampling and for an update's attention.
 """
 
 SECTIONS = {
@@ -114,6 +118,9 @@ GPT-2 of 4 layers, d = 256, V = 4,096, batch 32, 64 new tokens, one of them chan
 """,
 }
 
+LAST_COLUMNS = {"share": "of the floor", "mean_length": "mean length"}
+"""A table's last column, by the field of its rows that it shows."""
+
 KINKS = """
 - **Batch.** One row is a product of a vector: it reads every weight for one token, and the rate
   grows with the batch. The floor bends at 16 rows, where multiplying takes longer than reading;
@@ -171,22 +178,26 @@ def _about(suite: str, about: dict[str, Any]) -> str:
 def _table(rows: Iterable[dict[str, Any]]) -> Iterable[str]:
     """Yields a table: one line a contender, the case in the first of its lines."""
     rows = list(rows)
-    has_share = any(row.get("share") is not None for row in rows)
-    yield f"| case | contender | {rows[0]['unit']} | range | ratio |" + (
-        " of the floor |" if has_share else ""
-    )
-    yield "|---|---|---|---|---|" + ("---|" if has_share else "")
+    last = next((name for name in LAST_COLUMNS if rows[0].get(name) is not None), None)
+    columns = ["case", "contender", rows[0]["unit"], "range", "ratio"]
+    columns += [LAST_COLUMNS[last]] if last else []
+    yield _line(columns)
+    yield _line("---" for _ in columns).replace(" ", "")
     case = None
     for row in rows:
         name = row["case"] if row["case"] != case else ""
         case = row["case"]
         spread = f"{_number(row['minimum'])}-{_number(row['maximum'])}" if "minimum" in row else ""
-        share = row.get("share")
-        yield (
-            f"| {name} | {row['contender']} | {_number(row['median'])} | {spread} | "
-            f"{row['ratio']:.2f} |"
-            + (f" {share:.0%} |" if share is not None else " |" if has_share else "")
-        )
+        cells = [name, row["contender"], _number(row["median"]), spread, f"{row['ratio']:.2f}"]
+        if last == "share":
+            cells.append(f"{row['share']:.0%}" if row.get("share") is not None else "")
+        elif last:
+            cells.append(f"{row[last]:.1f}")
+        yield _line(cells)
+
+
+def _line(cells: Iterable[str]) -> str:
+    return f"| {' | '.join(cells)} |"
 
 
 def _number(value: float) -> str:

@@ -22,8 +22,9 @@ __all__ = ["measure_iterations", "measure_memory"]
 PEERS = Path(__file__).with_name("peers")
 ROUNDS = {"4x256": 2, "gpt2": 1}
 """Processes of each contender, in turns."""
-UPDATES = {"4x256": 3, "gpt2": 2}
-"""Updates of a process; the first is a warm-up and is left out."""
+UPDATES = {"4x256": {"PPO 4x4": 4, "RLOO 1x1": 9}, "gpt2": {"PPO 4x4": 3, "RLOO 1x1": 6}}
+"""Updates of a process; the first is a warm-up and is left out. Each library draws lengths of its
+own, and few updates would compare short responses with long ones."""
 
 
 def measure_memory() -> list[Row]:
@@ -65,10 +66,13 @@ def _lengths(name: str) -> Lengths:
     return "varied" if name == "varied" else "full"
 
 
-def _contenders(job: Path, updates: int) -> dict[str, dict[str, list[str]]]:
-    common = ["--updates", str(updates), "--threads", str(torch.get_num_threads())]
-    ppo = [*common, "--epochs", "4", "--minibatches", "4"]
-    rloo = [*common, "--epochs", "1", "--minibatches", "1", "--algorithm", "rloo"]
+def _contenders(job: Path, updates: dict[str, int]) -> dict[str, dict[str, list[str]]]:
+    def settings(algorithm: str, epochs: str, minibatches: str) -> list[str]:
+        shared = ["--updates", str(updates[algorithm]), "--threads", str(torch.get_num_threads())]
+        return [*shared, "--epochs", epochs, "--minibatches", minibatches]
+
+    ppo = settings("PPO 4x4", "4", "4")
+    rloo = [*settings("RLOO 1x1", "1", "1"), "--algorithm", "rloo"]
     here = [sys.executable, str(PEERS / "textrl.py"), str(job)]
     return {
         "PPO 4x4": {
