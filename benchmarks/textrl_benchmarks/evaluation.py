@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from textrl_agents.collector import Collector
 from textrl_agents.episodes import Episodes
 from textrl_agents.policies import TablePolicy
+from textrl_benchmarks.agent_policy import AgentPolicy
 from textrl_envs.core import FinishReason
 from textrl_envs.errors import InvalidInputError
 from textrl_envs.optimum import has_exact_optimum, optimum
@@ -111,7 +112,8 @@ def evaluate(
     Nothing is learnt, and an adaptive coefficient stays as it is.
 
     Args:
-        agent: an agent (its `policy` is taken) or a policy.
+        agent: an agent (its `policy` is taken), a policy, or whatever has `act`; one that has no
+            `log_probs` besides has no KL, no regularised return and no normalised score.
         envs: where it plays. In `KLPenalty`, KL and regularised return are measured too; without
             it, where the environment carries a reference and β, those are taken.
         episodes: at least the number of rows, and at least 2.
@@ -120,11 +122,11 @@ def evaluate(
         samples: how many episodes to return as text.
 
     Raises:
-        InvalidInputError: too few episodes.
+        InvalidInputError: too few episodes, or what cannot play.
     """
     if episodes < 2:
         raise InvalidInputError(f"A standard error needs at least 2 episodes; got {episodes}.")
-    policy = getattr(agent, "policy", agent)
+    policy = _playing(agent)
     charged = _with_fixed_penalty(envs, policy)
     played = Collector(charged).collect(
         policy, episodes, seed=[seed, 4], greedy=greedy, is_balanced=True
@@ -174,7 +176,20 @@ def _normalised(value: Estimate, envs: Any, beta: float) -> Estimate:  # noqa: A
     return Estimate(best.normalise(value.mean), value.standard_error / width)
 
 
+def _playing(agent: Any) -> Any:  # noqa: ANN401
+    policy = getattr(agent, "policy", agent)
+    if hasattr(policy, "step"):
+        return policy
+    if not hasattr(agent, "act"):
+        raise InvalidInputError(
+            f"Expected an agent or a policy, with `act` or `step`; got {type(agent).__name__}."
+        )
+    return AgentPolicy(type(agent).__name__, agent)
+
+
 def _with_fixed_penalty(envs: Any, policy: Any) -> Any:  # noqa: ANN401
+    if isinstance(policy, AgentPolicy) and policy.scorer is None:
+        return envs.env if isinstance(envs, KLPenalty) else envs
     if isinstance(envs, KLPenalty):
         reference, coefficient = envs.charge.reference, envs.charge.coefficient
         return KLPenalty(envs.env, policy=policy, reference=reference, coefficient=coefficient)

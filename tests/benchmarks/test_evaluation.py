@@ -96,6 +96,27 @@ def test_one_episode_has_no_standard_error() -> None:
 # --- the normalised score ---
 
 
+def test_what_only_acts_is_played_and_has_no_kl() -> None:
+    """As `sb3_dqn` does: its agent has neither a policy nor log-probabilities."""
+
+    class AlwaysEnd:
+        def act(self, obs: Any, *, greedy: bool = False) -> Any:
+            return np.full(len(obs["input_ids"]), 1)  # EOS
+
+    envs = parity(8)
+    for given in (envs, KLPenalty(envs, policy=FixedPolicy(envs.unwrapped.reference))):
+        result = evaluate(AlwaysEnd(), given, episodes=16)
+        assert result.length == Estimate(1.0, 0.0)
+        assert 0 <= result.reward.mean <= 1
+        assert math.isnan(result.kl.mean)
+        assert math.isnan(result.normalised_score.mean)
+
+
+def test_what_cannot_play_is_refused() -> None:
+    with pytest.raises(InvalidInputError, match="with `act` or `step`; got object"):
+        evaluate(object(), parity(8), episodes=16)
+
+
 def test_the_interval_is_two_standard_errors_wide_on_either_side() -> None:
     low, high = Estimate(2.0, 0.5).interval
     assert low == pytest.approx(2.0 - 0.98)
