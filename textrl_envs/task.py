@@ -3,6 +3,9 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
 
 from textrl_envs.demonstrations import Demonstrations
 from textrl_envs.errors import InvalidInputError
@@ -12,7 +15,7 @@ from textrl_envs.rewards.base import Reward
 from textrl_envs.rewards.noise import ScoreNoise
 from textrl_envs.tokenizers import Tokenizer
 
-__all__ = ["Task"]
+__all__ = ["HasTask", "Task"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -69,6 +72,36 @@ class Task:
     def max_tokens(self) -> int:
         """L, the length of an observation."""
         return self.prompts.max_prompt_tokens + self.max_new_tokens
+
+
+class HasTask:
+    """What the scalar and the vector environment both say of their task."""
+
+    task: Task
+
+    @property
+    def prompts(self) -> PromptTable:
+        """All prompts of the environment."""
+        return self.task.prompts
+
+    @property
+    def reference(self) -> LanguageModel | None:
+        """The frozen model that the KL penalty keeps to; loaded when first asked for."""
+        return self.task.load_reference() if self.task.load_reference else None
+
+    @property
+    def kl_coefficient(self) -> float:
+        """β: the price of one nat of KL, in units of the score."""
+        return self.task.kl_coefficient
+
+    @property
+    def demonstrations(self) -> Demonstrations | None:
+        """Responses to learn from, where the task has some; loaded when first asked for."""
+        return self.task.load_demonstrations() if self.task.load_demonstrations else None
+
+    def decode(self, token_ids: Any) -> str:  # noqa: ANN401 - a list, an array or a tensor
+        """Returns token ids as text, special tokens included."""
+        return str(self.task.tokenizer.decode(np.asarray(token_ids).tolist()))
 
 
 def _are_texts(value: object) -> bool:

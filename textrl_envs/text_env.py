@@ -9,20 +9,17 @@ from numpy.typing import NDArray
 from textrl_envs.action_masks import allowed_tokens
 from textrl_envs.actions import read_action
 from textrl_envs.core import TextCore
-from textrl_envs.demonstrations import Demonstrations
 from textrl_envs.environments import build_task
 from textrl_envs.errors import InvalidInputError
-from textrl_envs.language_models.base import LanguageModel
 from textrl_envs.observations import Observation, ObsMode, observation_padding, observation_space
-from textrl_envs.prompts import PromptTable
-from textrl_envs.task import Task
+from textrl_envs.task import HasTask, Task
 
 __all__ = ["TextEnv"]
 
 _ROW: NDArray[np.int64] = np.zeros(1, np.int64)
 
 
-class TextEnv(gym.Env[Any, Any]):
+class TextEnv(HasTask, gym.Env[Any, Any]):
     """A text bandit: a prompt, a response token by token, a score when it ends.
 
     Observation:
@@ -110,34 +107,10 @@ class TextEnv(gym.Env[Any, Any]):
         """Returns prompt and response so far as text; None unless `render_mode` is "ansi"."""
         return self._core.render(0) if self.render_mode == "ansi" else None
 
-    def decode(self, token_ids: Any) -> str:  # noqa: ANN401 - a list, an array or a tensor
-        """Returns token ids as text, special tokens included."""
-        return str(self.task.tokenizer.decode(np.asarray(token_ids).tolist()))
-
     def action_masks(self) -> NDArray[np.bool_]:
         """Returns which tokens may be chosen, (V,): `textrl_envs.action_masks.allowed_tokens`."""
         masks: NDArray[np.bool_] = allowed_tokens(self._core, _ROW)[0]
         return masks
-
-    @property
-    def prompts(self) -> PromptTable:
-        """All prompts of the environment."""
-        return self.task.prompts
-
-    @property
-    def reference(self) -> LanguageModel | None:
-        """The frozen model that the KL penalty keeps to; loaded when first asked for."""
-        return self.task.load_reference() if self.task.load_reference else None
-
-    @property
-    def kl_coefficient(self) -> float:
-        """β: the price of one nat of KL, in units of the score."""
-        return self.task.kl_coefficient
-
-    @property
-    def demonstrations(self) -> Demonstrations | None:
-        """Responses to learn from, where the task has some; loaded when first asked for."""
-        return self.task.load_demonstrations() if self.task.load_demonstrations else None
 
     def _observe(self) -> Observation:
         if self.obs_mode == "flat":

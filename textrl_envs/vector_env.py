@@ -13,13 +13,10 @@ from numpy.typing import NDArray
 from textrl_envs.action_masks import allowed_tokens
 from textrl_envs.actions import read_actions
 from textrl_envs.core import TextCore
-from textrl_envs.demonstrations import Demonstrations
 from textrl_envs.environments import build_task
 from textrl_envs.errors import InvalidInputError
-from textrl_envs.language_models.base import LanguageModel
 from textrl_envs.observations import Observation, ObsMode, observation_padding, observation_space
-from textrl_envs.prompts import PromptTable
-from textrl_envs.task import Task
+from textrl_envs.task import HasTask, Task
 from textrl_envs.text_env import draw_prompt
 
 __all__ = ["TextVectorEnv"]
@@ -27,7 +24,7 @@ __all__ = ["TextVectorEnv"]
 Infos = dict[str, Any]
 
 
-class TextVectorEnv(VectorEnv[Any, Any, Any]):
+class TextVectorEnv(HasTask, VectorEnv[Any, Any, Any]):
     """N rows of `TextEnv`, stepped together: for one seed, bit for bit what N scalar ones do.
 
     Observation, action, reward, ends and infos are those of `TextEnv`, with a leading axis N.
@@ -180,10 +177,6 @@ class TextVectorEnv(VectorEnv[Any, Any, Any]):
             return None
         return tuple(self._core.render(row) for row in range(self.num_envs))
 
-    def decode(self, token_ids: Any) -> str:  # noqa: ANN401 - a list, an array or a tensor
-        """Returns token ids as text, special tokens included."""
-        return str(self.task.tokenizer.decode(np.asarray(token_ids).tolist()))
-
     def action_masks(self) -> NDArray[np.bool_]:
         """Returns which tokens may be chosen, (N, V): `textrl_envs.action_masks.allowed_tokens`.
 
@@ -193,26 +186,6 @@ class TextVectorEnv(VectorEnv[Any, Any, Any]):
         rows = np.flatnonzero(self._is_running)
         masks[rows] = allowed_tokens(self._core, rows)
         return masks
-
-    @property
-    def prompts(self) -> PromptTable:
-        """All prompts of the environment."""
-        return self.task.prompts
-
-    @property
-    def reference(self) -> LanguageModel | None:
-        """The frozen model that the KL penalty keeps to; loaded when first asked for."""
-        return self.task.load_reference() if self.task.load_reference else None
-
-    @property
-    def kl_coefficient(self) -> float:
-        """β: the price of one nat of KL, in units of the score."""
-        return self.task.kl_coefficient
-
-    @property
-    def demonstrations(self) -> Demonstrations | None:
-        """Responses to learn from, where the task has some; loaded when first asked for."""
-        return self.task.load_demonstrations() if self.task.load_demonstrations else None
 
     def _seed_rows(self, seed: int | Sequence[int | None] | None, mask: NDArray[np.bool_]) -> None:
         """Gives generators to the rows of a mask that got a seed, and to all that have none yet."""

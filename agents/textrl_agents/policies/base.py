@@ -7,8 +7,9 @@ evaluate(episodes)        the training forward, with gradients
 `network.py` has the policies that are Transformers networks, `table.py` the one that is a table.
 """
 
+import json
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -106,6 +107,11 @@ class Policy(nn.Module, ABC):
     @abstractmethod
     def save(self, folder: Path) -> None:
         """Writes a folder that `textrl_agents.policies.load_policy` reads."""
+
+    def write_about(self, folder: Path, *, kind: str, **about: Any) -> None:  # noqa: ANN401 - JSON
+        """Writes `policy.json`: which policy this is, and what `load` needs beside its weights."""
+        about = {"kind": kind, **about, "sampling": asdict(self.sampling)}
+        (folder / "policy.json").write_text(json.dumps(about, indent=2) + "\n")
 
     @classmethod
     @abstractmethod

@@ -3,7 +3,6 @@
 import copy
 import json
 import shutil
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -164,12 +163,7 @@ class CausalLMPolicy(NetworkPolicy):
             self.value_trunk.save_pretrained(folder / "value_model")
         if self.sampling.reference_share and self.reference is not None:
             save_reference(self.reference, folder)
-        about = {
-            "kind": "causal_lm",
-            "vocabulary_size": self.vocabulary_size,
-            "sampling": asdict(self.sampling),
-        }
-        (folder / "policy.json").write_text(json.dumps(about, indent=2) + "\n")
+        self.write_about(folder, kind="causal_lm", vocabulary_size=self.vocabulary_size)
 
     @classmethod
     def load(cls, folder: Path, *, device: str = "auto") -> Self:

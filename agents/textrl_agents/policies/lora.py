@@ -191,15 +191,14 @@ class LoraPolicy(CausalLMPolicy):
         save_file(self.value_head.state_dict(), folder / "value_head.safetensors")
         if self.reference is not None:
             save_reference(self.reference, folder)
-        about = {
-            "kind": "lora",
-            "vocabulary_size": self.vocabulary_size,
-            "sampling": asdict(self.sampling),
-            "lora": asdict(self.lora),
-            "base": self._save_base(folder),
-            "has_reference": self.reference is not None,
-        }
-        (folder / "policy.json").write_text(json.dumps(about, indent=2) + "\n")
+        self.write_about(
+            folder,
+            kind="lora",
+            vocabulary_size=self.vocabulary_size,
+            lora=asdict(self.lora),
+            base=self._save_base(folder),
+            has_reference=self.reference is not None,
+        )
 
     def _save_base(self, folder: Path) -> str:
         """Returns where the frozen model is: the folder or hub id it is from, or "base"."""

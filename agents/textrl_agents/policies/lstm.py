@@ -5,7 +5,6 @@ costs the same however long the text is.
 """
 
 import json
-from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, ClassVar, Self
@@ -99,14 +98,13 @@ class LSTMPolicy(NetworkPolicy):
         save_file(self.state_dict(), folder / "lstm.safetensors")
         if self.reference is not None:
             save_reference(self.reference, folder)
-        about = {
-            "kind": "lstm",
-            "vocabulary_size": self.vocabulary_size,
-            "has_reference": self.reference is not None,
-            "sampling": asdict(self.sampling),
+        self.write_about(
+            folder,
+            kind="lstm",
+            vocabulary_size=self.vocabulary_size,
+            has_reference=self.reference is not None,
             **self._shape,
-        }
-        (folder / "policy.json").write_text(json.dumps(about, indent=2) + "\n")
+        )
 
     @classmethod
     def load(cls, folder: Path, *, device: str = "auto") -> Self:

@@ -5,7 +5,6 @@ was paid for by learning.
 """
 
 import json
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -93,13 +92,9 @@ class ResidualPolicy(NetworkPolicy):
         folder.mkdir(parents=True, exist_ok=True)
         save_file(self.state_dict(), folder / "residual.safetensors")
         save_reference(self.reference, folder)
-        about = {
-            "kind": "residual",
-            "vocabulary_size": self.vocabulary_size,
-            "sampling": asdict(self.sampling),
-            **self._shape,
-        }
-        (folder / "policy.json").write_text(json.dumps(about, indent=2) + "\n")
+        self.write_about(
+            folder, kind="residual", vocabulary_size=self.vocabulary_size, **self._shape
+        )
 
     @classmethod
     def load(cls, folder: Path, *, device: str = "auto") -> Self:

@@ -5,7 +5,6 @@ without a network. And it is evaluated exactly, without sampling.
 """
 
 import json
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -89,8 +88,7 @@ class TablePolicy(Policy):
             )
         folder.mkdir(parents=True, exist_ok=True)
         save_file(self.state_dict(), folder / "table.safetensors")
-        about = {"kind": "table", "sampling": asdict(self.sampling), **self._source}
-        (folder / "policy.json").write_text(json.dumps(about, indent=2) + "\n")
+        self.write_about(folder, kind="table", **self._source)
 
     @classmethod
     def load(cls, folder: Path, *, device: str = "auto") -> Self:
