@@ -34,7 +34,7 @@ class REINFORCEConfig(OnPolicyConfig):
     prompt alone, the mean of the prompt's other episodes (RLOO), the return of the prompt's
     likeliest response (self-critical), or the value head."""
     group_size: int = 4
-    """Episodes a prompt in each batch, for leave_one_out and greedy. Many leave few prompts."""
+    """Episodes a prompt in each batch, for leave_one_out. Many leave few prompts."""
     running_mean_decay: float = 0.9
     """Weight of the past in the running mean, for running_mean and prompt_mean."""
     value_coefficient: float = 0.5
@@ -90,7 +90,7 @@ class REINFORCE(OnPolicyAgent):
         self, policy: Policy, *, config: REINFORCEConfig | None = None, seed: int = 0
     ) -> None:
         super().__init__(policy, config=config, seed=seed)
-        if self.config.baseline in ("leave_one_out", "greedy"):
+        if self.config.baseline == "leave_one_out":
             self.group_size = self.config.group_size
 
     def collect(self, collector: Collector) -> Episodes:
