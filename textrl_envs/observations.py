@@ -51,6 +51,11 @@ def observation_padding(tokenizer: Tokenizer, mode: ObsMode) -> int:
     return tokenizer.eos_token_id if pad is None else pad
 
 
+def _check_ids(input_ids: NDArray[np.int64], is_text: NDArray[np.bool_]) -> None:
+    if (is_text & (input_ids < 0)).any():  # an array of embeddings would take them from its end
+        raise InvalidInputError(f"A token id must be 0 or more; got {input_ids[is_text].min()}.")
+
+
 def read_observation(obs: Any) -> tuple[NDArray[np.int64], NDArray[np.int64]]:  # noqa: ANN401
     """Reads a batch of observations of either form, padded on either side.
 
@@ -59,7 +64,7 @@ def read_observation(obs: Any) -> tuple[NDArray[np.int64], NDArray[np.int64]]:  
         lengths: int64 (B,), tokens of text in each row.
 
     Raises:
-        InvalidInputError: a row without text, or with a hole in its mask.
+        InvalidInputError: a row without text or with a hole in its mask, or an id below 0.
 
     >>> ids, lengths = read_observation(np.array([[7, 8, -1], [-1, -1, 9]]))
     >>> ids[:, 0], lengths
@@ -71,6 +76,7 @@ def read_observation(obs: Any) -> tuple[NDArray[np.int64], NDArray[np.int64]]:  
     else:
         input_ids = np.asarray(obs)
         is_text = input_ids != FLAT_PADDING
+    _check_ids(input_ids, is_text)
     lengths = is_text.sum(axis=1)
     if not lengths.all():
         raise InvalidInputError(

@@ -3,6 +3,7 @@
 find_prompts   what a user may give as `prompts` -> prompts
 """
 
+import errno
 import importlib
 import inspect
 import json
@@ -47,13 +48,25 @@ def find_prompts(
     if not isinstance(prompts, str | Path):
         return prompts  # type: ignore[no-any-return]
     # Whatever lies at the path comes first: a run records the path of what it finds there.
-    if isinstance(prompts, str) and not Path(prompts).exists():
+    if isinstance(prompts, str) and not _may_exist(prompts):
         if prompts == "instructions":
             return instructions()
         source, colon, name = prompts.partition(":")
         if colon and source in SOURCES:
             return _of_source(source, name, prompt_field)
+        raise InvalidInputError(
+            f"Cannot read prompts file {prompts:.300}: No such file. Give a readable JSONL file; a "
+            "text that is itself the prompt is given in a list, as [text]."
+        )
     return read_prompts(prompts, prompt_field=prompt_field)
+
+
+def _may_exist(name: str) -> bool:
+    """Tells whether something lies at a path, or might where one may not look."""
+    try:
+        return Path(name).exists()
+    except OSError as error:
+        return error.errno != errno.ENAMETOOLONG  # what else is wrong is said on reading
 
 
 def _of_source(source: str, name: str, prompt_field: str) -> list[Prompt]:

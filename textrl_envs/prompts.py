@@ -32,7 +32,8 @@ class Prompt:
         token_ids: the prompt as the model reads it; tokenised from `text` where only that is given.
         category: a label for reports, such as "Open QA".
         answer: a reference answer for rewards that compare.
-        metadata: anything else, handed to the reward.
+        metadata: anything else, handed to the reward; `category` and `answer` come before what it
+            has of these names.
 
     Raises:
         InvalidInputError: neither text nor token ids were given.
@@ -50,7 +51,8 @@ class Prompt:
 
     def reward_metadata(self) -> dict[str, Any]:
         """Returns what the reward sees of this prompt: category, answer and the metadata."""
-        return {"category": self.category, "answer": self.answer, **self.metadata}
+        # The fields come last: a dataset may have another column of their name.
+        return {**self.metadata, "category": self.category, "answer": self.answer}
 
 
 def read_prompts(path: str | Path, *, prompt_field: str = "prompt") -> list[Prompt]:

@@ -10,7 +10,7 @@ remembered and made likely, so that a rare success is not lost again, as it is i
 gradient.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any, ClassVar, Literal, get_args
@@ -24,10 +24,11 @@ from textrl_agents.advantages import returns_to_go
 from textrl_agents.collector import Collector, native_envs
 from textrl_agents.episodes import Episodes
 from textrl_agents.importance import log_probs_now, recharged
-from textrl_agents.objective import kl_coefficient
+from textrl_agents.objective import kl_charge, kl_coefficient
 from textrl_agents.on_policy import OnPolicyAgent, OnPolicyConfig
 from textrl_agents.search import MCTSPolicy
 from textrl_agents.search.tree_search import Leaf
+from textrl_envs.task import Task
 
 __all__ = ["ExpertIteration", "ExpertIterationConfig", "Teacher"]
 
@@ -65,6 +66,7 @@ class ExpertIterationConfig(OnPolicyConfig):
         self.check("kept", self.kept >= 1, "at least 1")
         self.check("epochs", self.epochs >= 1, "at least 1")
         self.check("minibatches", self.minibatches >= 1, "at least 1")
+        self.check("entropy_coefficient", self.entropy_coefficient == 0, "0: there is no bonus")
 
     @property
     def learns_value(self) -> bool:
@@ -79,6 +81,9 @@ class ExpertIteration(OnPolicyAgent):
     lowest score ever seen: before the first success there is nothing to imitate, and the policy
     stays as it is. At the optimum all responses return the same. The log's reward, KL
     and score are those of the episodes collected, and so the teacher's.
+
+    A search is charged as the episodes are, by β and reference of the KL wrapper as they stand;
+    where there is none, by the environment's own.
 
     With a value at the leaves of the search, the value is learnt as in AlphaZero (Silver et al.
     2017): from what the teacher's own episodes returned, whether they are imitated or not.
@@ -104,7 +109,7 @@ class ExpertIteration(OnPolicyAgent):
             return OnPolicyAgent.collect(self, collector)
         envs = native_envs(collector.envs)
         teacher = MCTSPolicy(
-            envs.task,
+            _charged_task(collector.envs),
             self.policy,
             simulations=self.config.simulations,
             leaf=self.config.leaf,
@@ -189,3 +194,12 @@ class ExpertIteration(OnPolicyAgent):
         if path.exists():
             arrays: dict[str, Any] = {"ref_log_probs": None, **load_file(path)}
             self.best = Episodes(**arrays)
+
+
+def _charged_task(envs: Any) -> Task:  # noqa: ANN401 - any stack of vector wrappers
+    """Returns what a search is to play: the task, with β and reference of the KL wrapper."""
+    task, charge = native_envs(envs).task, kl_charge(envs)
+    if charge is None:
+        return task
+    reference = charge.reference
+    return replace(task, kl_coefficient=charge.coefficient, load_reference=lambda: reference)

@@ -6,11 +6,17 @@ from textrl_envs.optimum import has_exact_optimum, optimum
 from textrl_envs.wrappers.kl_charge import AdaptiveCoefficient, KLCharge
 from textrl_envs.wrappers.vector import KLPenalty
 
-__all__ = ["keep_coefficient", "kl_coefficient", "normalised_score", "restore_coefficient"]
+__all__ = [
+    "keep_coefficient",
+    "kl_charge",
+    "kl_coefficient",
+    "normalised_score",
+    "restore_coefficient",
+]
 
 
-def _charge(envs: Any) -> KLCharge | None:  # noqa: ANN401 - any stack of wrappers
-    """Returns the charge of the KL wrapper, wherever it is in the stack."""
+def kl_charge(envs: Any) -> KLCharge | None:  # noqa: ANN401 - any stack of wrappers
+    """Returns the charge of the KL wrapper, wherever in the stack; None where there is none."""
     while not isinstance(envs, KLPenalty):
         if envs is envs.unwrapped:
             return None
@@ -20,7 +26,7 @@ def _charge(envs: Any) -> KLCharge | None:  # noqa: ANN401 - any stack of wrappe
 
 def kl_coefficient(envs: Any) -> float:  # noqa: ANN401 - any stack of wrappers
     """Returns β as the KL wrapper charges it now; NaN where there is none."""
-    charge = _charge(envs)
+    charge = kl_charge(envs)
     return float("nan") if charge is None else charge.coefficient
 
 
@@ -30,7 +36,7 @@ def normalised_score(value: float, envs: Any) -> dict[str, float]:  # noqa: ANN4
     An adaptive coefficient has no single objective, and no score; nor has a KL from another
     reference than the environment's.
     """
-    charge = _charge(envs)
+    charge = kl_charge(envs)
     if charge is None or charge.adaptive is not None or not charge.coefficient > 0:
         return {}
     if not has_exact_optimum(envs) or charge.reference is not envs.unwrapped.reference:
@@ -40,7 +46,7 @@ def normalised_score(value: float, envs: Any) -> dict[str, float]:  # noqa: ANN4
 
 
 def _adaptive(envs: Any) -> AdaptiveCoefficient | None:  # noqa: ANN401
-    charge = _charge(envs)
+    charge = kl_charge(envs)
     return None if charge is None else charge.adaptive
 
 

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from textrl_agents.agent import Progress, StopTraining, TrainingLog
 from textrl_agents.averaging import WeightAverage
@@ -68,6 +69,8 @@ class OnPolicyAgent(ABC):
         self.optimizer = self.make_optimizer(trained)
         decay = self.config.average_decay
         self.average = None if decay is None else WeightAverage(trained, decay=decay)
+        if self.config.gradient_checkpointing:
+            _check_layers(policy)
         policy.is_checkpointed = self.config.gradient_checkpointing
         self._act_rng = np.random.default_rng([seed, 1])
 
@@ -226,8 +229,6 @@ class OnPolicyAgent(ABC):
                 "Lower learning_rate, or look for extreme rewards."
             )
         self.optimizer.step()
-        # The fused step writes unseen; what is remembered of the old weights must be dropped.
-        torch.autograd.graph.increment_version(parameters)
         self.optimizer.zero_grad()
         return float(norm)
 
@@ -311,6 +312,15 @@ class OnPolicyAgent(ABC):
             if key not in known:
                 raise InvalidInputError(f"{cls.name} has no setting {key!r}. {nearest(key, known)}")
         return cls.config_class(**settings)
+
+
+def _check_layers(policy: Policy) -> None:
+    """Raises InvalidInputError where nothing can be computed again, as in an LSTM or a table."""
+    if not any(isinstance(part, GradientCheckpointingLayer) for part in policy.modules()):
+        raise InvalidInputError(
+            "gradient_checkpointing needs a policy with layers of Transformers, which are computed "
+            f"again; got a {type(policy).__name__}. Leave it out."
+        )
 
 
 def _old(folder: Path) -> Path:

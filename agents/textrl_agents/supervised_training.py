@@ -165,8 +165,6 @@ class Training:
         for group in self._optimizer.param_groups:
             group["lr"] = self._learning_rate()
         self._optimizer.step()
-        # The fused step writes unseen; what is remembered of the old weights must be dropped.
-        torch.autograd.graph.increment_version(tuple(self._model.parameters()))
         self.step += 1
         self.tokens += sum(len(s.token_ids) for s in sequences)
         return loss.item(), targets, norm.item()

@@ -19,6 +19,7 @@ from tests.agents.tiny import (
     flat_gradient,
     gradients_of_update,
     played_in,
+    random_ngram,
     relative_error,
     residual,
     tiny_task,
@@ -35,7 +36,7 @@ from textrl_benchmarks.evaluation import Evaluation, evaluate
 from textrl_envs.errors import InvalidInputError
 from textrl_envs.optimum import optimum
 from textrl_envs.task import Task
-from textrl_envs.wrappers.vector import KLPenalty
+from textrl_envs.wrappers.vector import AdaptiveCoefficient, KLPenalty
 
 A: Response = (1, 2, 3)
 B: Response = (2, EOS)
@@ -238,6 +239,11 @@ def test_the_penalty_is_not_seen() -> None:
     np.testing.assert_array_equal(found[0], found[1])
 
 
+def test_a_bonus_of_entropy_is_refused() -> None:
+    with pytest.raises(InvalidInputError, match=r"entropy_coefficient must be 0.*; got 0.1"):
+        ExpertIterationConfig(entropy_coefficient=0.1)
+
+
 @pytest.mark.parametrize("name", ["kept", "epochs", "minibatches", "simulations"])
 def test_a_setting_below_1_is_refused(name: str) -> None:
     with pytest.raises(InvalidInputError, match=f"{name} must be at least 1; got 0"):
@@ -301,6 +307,34 @@ def test_a_teacher_that_knows_the_whole_tree_plays_the_optimum(leaf: str) -> Non
     episodes = agent.collect(Collector(with_kl(task, agent.policy)))
     best = np.array(optimum(task).values)
     np.testing.assert_allclose(episodes.returns, best[episodes.prompt_index], atol=1e-9)
+
+
+@pytest.mark.parametrize("leaf", ["roll_out", "value"])
+@pytest.mark.parametrize("settings", [{"coefficient": 2.0}, {"reference": random_ngram(seed=7)}])
+def test_it_plays_the_optimum_of_what_the_wrapper_charges(
+    leaf: str, settings: dict[str, Any]
+) -> None:
+    """And not that of the environment's own β and reference."""
+    task = tiny_task()
+    agent = searcher(precise(task, away=0.5), simulations=WHOLE_TREE, leaf=leaf)
+    episodes = agent.collect(Collector(with_kl(task, agent.policy, **settings)))
+    beta = settings.get("coefficient", task.kl_coefficient)
+    charged = tiny_task(beta=beta, reference=settings.get("reference"))
+    best, own = (np.array(optimum(one).values) for one in (charged, task))
+    np.testing.assert_allclose(episodes.returns, best[episodes.prompt_index], atol=1e-9)
+    assert np.abs(best - own).min() > 0.01
+
+
+def test_it_follows_a_price_that_changes() -> None:
+    task = tiny_task()
+    agent = searcher(precise(task, away=0.5), simulations=WHOLE_TREE)
+    beta = AdaptiveCoefficient(value=0.3, target=1e-3, horizon=32.0, batch_size=32)
+    collector = Collector(with_kl(task, agent.policy, coefficient=beta))
+    for price in (0.3, 0.3 * 1.2, 0.3 * 1.2**2):
+        assert beta.value == pytest.approx(price)
+        best = np.array(optimum(task, kl_coefficient=beta.value).values)
+        episodes = agent.collect(collector)
+        np.testing.assert_allclose(episodes.returns, best[episodes.prompt_index], atol=1e-9)
 
 
 def test_few_simulations_already_teach_better_than_the_policy_plays() -> None:

@@ -26,7 +26,7 @@ from tests.agents.tiny import (
 )
 from textrl_agents import StopTraining, TrainingLog
 from textrl_agents.on_policy import OnPolicyAgent
-from textrl_agents.policies import Policy
+from textrl_agents.policies import LSTMPolicy, Policy, TablePolicy
 from textrl_agents.ppo import PPO, PPOConfig
 from textrl_agents.reinforce import REINFORCE, REINFORCEConfig
 from textrl_envs.errors import InvalidInputError
@@ -175,6 +175,24 @@ def test_other_errors_of_a_progress_callback_are_not_swallowed() -> None:
 
     with pytest.raises(ZeroDivisionError, match="in the callback"):
         agent.learn(envs, total_tokens=BUDGET, progress=progress)
+
+
+@pytest.mark.parametrize("kind", ["lstm", "table"])
+def test_a_policy_without_layers_to_compute_again_refuses_checkpointing(kind: str) -> None:
+    task = tiny_task()
+    lstm = LSTMPolicy(vocabulary_size=4, reference=ngram_of(task), width=8, device="cpu")
+    policy: Policy = lstm if kind == "lstm" else TablePolicy(task)
+    assert not make_agent("ppo", policy).policy.is_checkpointed
+    message = f"gradient_checkpointing .*; got a {type(policy).__name__}. Leave it out"
+    with pytest.raises(InvalidInputError, match=message):
+        make_agent("ppo", policy, gradient_checkpointing=True)
+
+
+@pytest.mark.parametrize("kind", ["residual", "causal_lm"])
+def test_a_policy_is_told_of_checkpointing(kind: str) -> None:
+    policy = make_policy(kind, tiny_task())
+    make_agent("ppo", policy, gradient_checkpointing=True)
+    assert policy.is_checkpointed
 
 
 def test_gradients_are_scaled_down_to_the_largest_norm() -> None:

@@ -640,3 +640,22 @@ def test_acting_does_not_disturb_the_gradients_of_training() -> None:
     before = gradient_of(policy, episodes)
     policy.step(observe(task, TEXTS), np.random.default_rng(0))
     torch.testing.assert_close(gradient_of(policy, episodes), before, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_nothing_is_drawn_from_what_is_no_number(kind: str) -> None:
+    task, policy = make(kind)
+    with torch.no_grad():
+        next(policy.parameters()).fill_(math.nan)
+    obs, _ = vector_env(task, 2).reset(seed=0)
+    with pytest.raises(InvalidInputError, match="logits that are not finite"):
+        policy.step(obs, np.random.default_rng(0))
+
+
+def test_a_policy_of_a_model_in_float64_acts_as_it_evaluates() -> None:
+    policy = CausalLMPolicy(tiny_gpt2().double(), vocabulary_size=4, device="cpu")
+    task = tiny_task(limit=5)
+    obs, _ = vector_env(task, 2).reset(seed=0)
+    step = policy.step(obs, np.random.default_rng(0))
+    found = policy.log_probs(obs, step.actions)
+    np.testing.assert_allclose(step.log_probs, found, rtol=0, atol=1e-12)

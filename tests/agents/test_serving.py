@@ -120,6 +120,12 @@ def test_a_row_of_zeros_gives_the_bias() -> None:
     assert torch.equal(Int8Linear(torch.zeros(2, 3), bias)(torch.zeros(4, 3)), bias.expand(4, 2))
 
 
+def test_what_is_no_number_stays_none() -> None:
+    layer = Int8Linear(torch.ones(2, 3))
+    found = layer(torch.tensor([[1.0, float("nan"), 2.0], [1.0, 0.0, 2.0]]))
+    assert found.isnan().any(1).tolist() == [True, False]
+
+
 def test_layers_side_by_side_are_those_one_by_one() -> None:
     generator = torch.Generator().manual_seed(0)
     layers = [Int8Linear(torch.randn(n, 8, generator=generator)) for n in (4, 2, 2)]

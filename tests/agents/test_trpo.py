@@ -240,6 +240,40 @@ def test_weights_that_are_written_are_those_that_were_asked_about(kind: str, tas
     assert torch.equal(logits.weights(), weights)
 
 
+@pytest.mark.parametrize("kind", ["residual", "gpt2", "llama"])
+def test_gradients_at_any_weights_are_those_without_checkpointing(kind: str, task: Task) -> None:
+    """Layers are computed again when the weights that were lent are given back."""
+    policy = make_policy(kind, task).double()
+    episodes = some_episodes(task, policy)
+    logits = LogitsOfWeights(policy, episodes)
+    weights = logits.weights()
+    change = torch.randn(len(weights), generator=torch.Generator().manual_seed(0)).double() / 10
+
+    def gradient(weights: Tensor) -> Tensor:
+        weights = weights.clone().requires_grad_()
+        return torch.autograd.grad(logits(weights, episodes).logsumexp(-1).sum(), weights)[0]
+
+    expected = gradient(weights), gradient(weights + change)
+    policy.is_checkpointed = True
+    found = gradient(weights), gradient(weights + change)
+    torch.testing.assert_close(found, expected)
+    assert relative_error(expected[0].numpy(), expected[1].numpy()) > 0.01
+
+
+@pytest.mark.parametrize("change", [0.0, 0.1])
+def test_layers_are_computed_again_at_the_policys_own_weights(change: float, task: Task) -> None:
+    policy = causal_policy(tiny_gpt2(3))
+    policy.is_checkpointed = True
+    episodes = some_episodes(task, policy)
+    logits = LogitsOfWeights(policy, episodes)
+    weights = (logits.weights() + change).requires_grad_()
+    read: list[Any] = []
+    policy.model.transformer.h[0].attn.register_forward_hook(lambda *_: read.append(0))
+    total = logits(weights, episodes).logsumexp(-1).sum()
+    torch.autograd.grad(total, weights)
+    assert len(read) == (1 if change else 2)
+
+
 def test_a_policy_of_another_kind_is_refused(task: Task) -> None:
     policy = residual(task)
     with pytest.raises(InvalidInputError, match=r"logits of a object.*Give a NetworkPolicy"):

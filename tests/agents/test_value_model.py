@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 import textrl_agents
 from tests.agents.tiny import (
@@ -215,6 +216,28 @@ def test_evaluate_gives_these_values_and_each_loss_reaches_its_own_trunk(
     by_policy = reached(found.log_probs.sum())
     assert by_policy <= of_policy
     assert len(by_policy) > 0.8 * len(of_policy)
+
+
+@kinds
+@pytest.mark.parametrize("is_checkpointed", [False, True])
+def test_the_value_models_layers_are_computed_again_as_the_policys_are(
+    kind: str, is_checkpointed: bool
+) -> None:
+    _, policy = make(kind)
+    policy.is_checkpointed = is_checkpointed
+    episodes, read = some_episodes(policy), []
+    for name in ("trunk", "value_trunk"):
+        blocks = (
+            module
+            for module in getattr(policy, name).modules()
+            if isinstance(module, GradientCheckpointingLayer)
+        )
+        first = next(next(blocks).children())
+        first.register_forward_hook(lambda *_, name=name: read.append(name))
+    found = policy.evaluate(episodes)
+    (found.log_probs.sum() + found.values.sum()).backward()  # type: ignore[no-untyped-call]
+    times = 2 if is_checkpointed else 1
+    assert [read.count(name) for name in ("trunk", "value_trunk")] == [times, times]
 
 
 def test_the_gradient_of_the_value_loss_is_that_of_the_value_models_own_forward() -> None:

@@ -77,3 +77,12 @@ def test_a_mask_with_a_hole_is_refused() -> None:
     obs = {"input_ids": np.array([[1, 2, 3]]), "attention_mask": np.array([[1, 0, 1]])}
     with pytest.raises(InvalidInputError, match="contiguous in each row; got a mask with a hole"):
         read_observation(obs)
+
+
+@pytest.mark.parametrize("form", ["dict", "flat"])
+def test_an_id_below_0_is_refused(form: str) -> None:
+    """An array of embeddings would take it from its end."""
+    ids = np.array([[5, -2, 6]])
+    obs = ids if form == "flat" else {"input_ids": ids, "attention_mask": np.ones((1, 3))}
+    with pytest.raises(InvalidInputError, match="0 or more; got -2"):
+        read_observation(obs)

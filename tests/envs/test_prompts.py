@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from textrl_envs.errors import InvalidInputError
+from textrl_envs.prompt_sources import find_prompts
 from textrl_envs.prompts import Prompt, PromptTable, read_prompts
 
 
@@ -22,6 +23,12 @@ def test_strings_and_objects_are_read_line_by_line(tmp_path: Path) -> None:
     assert plain == Prompt(text="plain")
     assert asked == Prompt(text="asked", category="QA", answer="42", metadata={"level": 3})
     assert asked.reward_metadata() == {"category": "QA", "answer": "42", "level": 3}
+
+
+def test_category_and_answer_are_no_metadata_of_that_name() -> None:
+    told = {"category": "kept", "answer": "so 42", "level": 3}
+    chosen = Prompt(text="asked", category="QA", answer="42", metadata=told)
+    assert chosen.reward_metadata() == {"category": "QA", "answer": "42", "level": 3}
 
 
 def test_the_field_of_the_prompt_can_be_chosen(tmp_path: Path) -> None:
@@ -67,6 +74,15 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 def test_a_folder_is_no_prompts_file(tmp_path: Path) -> None:
     with pytest.raises(InvalidInputError, match="Cannot read prompts file"):
         read_prompts(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["what is 1 + 1?", "what is 1 + 1? " * 400, "a\0b"])
+def test_a_text_that_is_no_name_is_said_to_go_into_a_list(text: str) -> None:
+    with pytest.raises(
+        InvalidInputError, match=r"Cannot read prompts file .* as \[text\]"
+    ) as error:
+        find_prompts(text)
+    assert len(str(error.value)) < 500
 
 
 def test_a_prompt_needs_text_or_token_ids() -> None:

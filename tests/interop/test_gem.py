@@ -95,6 +95,20 @@ def test_a_dataset_of_ones_own_is_scored_by_the_library() -> None:
         assert (reward, info["unreadable"]) == (expected, unreadable), response
 
 
+def test_one_that_reads_numbers_alone_need_not_have_an_answer_of_its_own() -> None:
+    class Sum(Capitals):
+        def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
+            return "", float(int(action) == 2), True, False, {}
+
+        def sample_random_action(self) -> str:
+            raise NotImplementedError
+
+    env = bandit(gem_prompts(Sum(), size=1))
+    for response, expected, unreadable in (("2", 1.0, 0.0), ("3", 0.0, 0.0), ("two", 0.0, 1.0)):
+        reward, info = respond(env, response)
+        assert (reward, info["unreadable"]) == (expected, unreadable), response
+
+
 def test_importing_it_leaves_the_root_logger_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     root = logging.getLogger()
     kept = [name for name in sys.modules if name.partition(".")[0] == "gem"]
@@ -139,6 +153,9 @@ def test_one_without_states_is_refused() -> None:
     [
         ("rg:chain_sun", {}, "no environment 'rg:chain_sun'. Did you mean 'rg:chain_sum'"),
         ("rg:chain_sum", {"size": 0}, "size must be an integer of at least 1; got 0"),
+        ("rg:chain_sum", {"seed": "abc"}, "seed must be an integer, such as 0; got 'abc'"),
+        ("rg:chain_sum", {"seed": None}, "seed must be an integer, such as 0; got None"),
+        ("rg:chain_sum", {"seed": 1.5}, "seed must be an integer, such as 0; got 1.5"),
         ("game:Wordle-v0-easy", {"word_length": "x"}, "cannot make game:Wordle"),
     ],
 )

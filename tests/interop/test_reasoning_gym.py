@@ -207,7 +207,10 @@ def test_no_warning_where_the_hash_seed_is_set(monkeypatch: pytest.MonkeyPatch) 
         ("chain_sun", {}, "no task 'chain_sun'. Did you mean 'chain_sum'"),
         ("chain_sum", {"siez": 3}, "chain_sum has no setting 'siez'. Did you mean 'size'"),
         ("chain_sum", {"min_terms": 9, "max_terms": 2}, "does not take .*max_terms must be >="),
-        ("chain_sum", {"seed": "x"}, "does not take"),
+        ("chain_sum", {"seed": "x"}, "seed must be an integer, such as 0; got 'x'"),
+        ("chain_sum", {"seed": None}, "^seed must be an integer, such as 0; got None"),
+        ("chain_sum", {"size": 2.5}, "size must be an integer of at least 1; got 2.5"),
+        ("chain_sum", {"size": 0}, "size must be an integer of at least 1; got 0"),
     ],
 )
 def test_what_the_task_does_not_take_is_refused(

@@ -174,6 +174,12 @@ def test_the_settings_are_those_of_the_bandit() -> None:
     }  # fmt: skip
 
 
+def test_without_a_reference_there_is_no_kl_to_charge() -> None:
+    env = bandit(lambda prompts, responses, **_: [0.0] * len(responses), PROMPTS)
+    assert (env.reference, env.kl_coefficient) == (None, 0.05)
+    assert trl_settings(env)["beta"] == 0.0
+
+
 # --- the other way ---
 
 
@@ -218,6 +224,23 @@ def test_rows_without_a_column_that_others_have_get_none() -> None:
     assert found == [1.0, 0.0]
 
 
+def test_what_trl_itself_hands_over_comes_before_metadata_of_that_name() -> None:
+    """As under TRL, where a column `completion_ids` or `trainer_state` is never seen."""
+    got: dict[str, Any] = {}
+
+    def function(prompts: Any, completions: Any, completion_ids: Any, **rest: Any) -> list[float]:
+        got.update(rest, prompts=prompts, completions=completions, completion_ids=completion_ids)
+        return [0.25]
+
+    taken = ("prompts", "completions", "completion_ids", "trainer_state", "log_metric")
+    prompt = Prompt(text="one", metadata={"level": 1, **dict.fromkeys(taken, "from the data")})
+    assert respond(bandit(reward_of_trl(function), [prompt]), "yes")[0] == 0.25
+    assert (got["prompts"], got["completions"], got["level"]) == (["one"], ["yes"], [1])
+    assert "from the data" not in [got[name][0] for name in taken[:3]]
+    assert got["trainer_state"] is None
+    got["log_metric"]("mean", 1.0)
+
+
 def test_a_conversational_function_gets_lists_of_one_message() -> None:
     def function(prompts: Any, completions: Any, **_: Any) -> list[float]:
         assert prompts == [[{"role": "user", "content": "one"}]]
@@ -239,12 +262,27 @@ def test_trls_own_rewards_are_rewards_here() -> None:
     assert respond(bandit(punished, PROMPTS), "a")[0] == 0.0
 
 
-def test_a_score_of_none_is_refused_by_the_functions_name() -> None:
+def test_a_score_of_none_is_refused_by_the_functions_name_with_the_response() -> None:
     def unsure(**_: Any) -> list[None]:
         return [None]
 
-    with pytest.raises(RewardError, match=r"'unsure' must return finite numbers"):
+    message = r"'unsure' .* returned None for response 0, 'a'.* return one, such as 0\.0"
+    with pytest.raises(RewardError, match=message):
         respond(bandit(reward_of_trl(unsure), PROMPTS), "a")
+
+
+def test_of_several_responses_the_one_without_a_score_is_named() -> None:
+    reward = reward_of_trl(lambda **_: [0.5, None])
+    ids, metadata = [np.array([1])] * 2, [{}, {}]  # type: ignore[var-annotated]
+    with pytest.raises(InvalidInputError, match="returned None for response 1, 'no'"):
+        reward(["", ""], ["yes", "no"], prompt_ids=ids, response_ids=ids, metadata=metadata)
+
+
+@pytest.mark.parametrize("scores", [np.array([0.5]), (0.5,), None])
+def test_other_scores_are_left_to_where_rewards_are_called(scores: Any) -> None:
+    ids = [np.array([1])]
+    reward = reward_of_trl(lambda **_: scores)
+    assert reward([""], [""], prompt_ids=ids, response_ids=ids, metadata=[{}]) is scores
 
 
 def test_an_asynchronous_function_is_refused() -> None:

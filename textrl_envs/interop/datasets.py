@@ -46,23 +46,40 @@ def dataset_prompts(
         source: a `Dataset` or `DatasetDict`; a folder, as `save_to_disk` wrote it or with data
             files in it; a .parquet, .jsonl, .json, .csv or .arrow file; or a hub id.
         text: the column that holds the prompt.
-        answer: the column that holds the answer, if there is one: text, or numbers.
+        answer: the column that holds the answer, if there is one: text, or numbers, of which whole
+            ones are written without a point.
         category: the column that holds the category, if there is one.
         split: which part, where there are several.
 
     Raises:
         InvalidInputError: datasets is not installed, nothing that can be loaded, a column that is
-            missing, or a row whose text or answer is none.
+            missing or whose name is no text, or a row whose text or answer is none.
     """
+    _check_names(text=text, answer=answer, category=category)
     loaded = _load(source) if isinstance(source, str | Path) else source
     rows = _one_split(loaded, split)
-    columns = rows.column_names
     # Only those that were asked for by another than their usual name must be there.
     asked = [text, *(name for name in (answer, category) if name not in ("answer", "category"))]
-    for name in asked:
-        if columns is not None and name not in columns:
-            raise InvalidInputError(f"The dataset has no column {name!r}. {nearest(name, columns)}")
+    _check_columns(rows, asked)
     return [_prompt(row, number, text, answer, category) for number, row in enumerate(rows)]
+
+
+def _check_names(**names: Any) -> None:  # noqa: ANN401 - whatever a user gives
+    for what, name in names.items():
+        if not isinstance(name, str):
+            raise InvalidInputError(
+                f"{what} must be the name of a column; got {name!r}. Give text; in a string that "
+                f'names prompts, a number is text in quotes: datasets:FILE?{what}="3".'
+            )
+
+
+def _check_columns(rows: Any, asked: list[str]) -> None:  # noqa: ANN401 - a dataset
+    columns = rows.column_names
+    if columns is None:  # a streamed dataset learns them as it is read
+        columns = next((list(row) for row in rows), asked)
+    for name in asked:
+        if name not in columns:
+            raise InvalidInputError(f"The dataset has no column {name!r}. {nearest(name, columns)}")
 
 
 def _load(name: str | Path) -> Any:  # noqa: ANN401
@@ -98,16 +115,19 @@ def _one_split(loaded: Any, split: str | None) -> Any:  # noqa: ANN401
         return next(iter(loaded.values()))
     if split is None:
         raise InvalidInputError(
-            f"The dataset has the splits {', '.join(sorted(loaded))}. Choose one with split."
+            f"The dataset has the splits {', '.join(sorted(loaded))}. Choose one with split, as in "
+            '"datasets:FOLDER?split=train", or give it alone, as prompts=d["train"].'
         )
     if split not in loaded:
-        raise InvalidInputError(f"The dataset has no split {split!r}. {nearest(split, loaded)}")
+        raise InvalidInputError(
+            f"The dataset has no split {split!r}. {nearest(str(split), loaded)}"
+        )
     return loaded[split]
 
 
 def _prompt(row: Mapping[str, Any], number: int, text: str, answer: str, category: str) -> Prompt:
     rest = dict(row)
-    prompt = rest.pop(text)
+    prompt = rest.pop(text, None)  # the rows of a streamed dataset may differ in their columns
     if not isinstance(prompt, str) or not prompt.strip():
         raise InvalidInputError(
             f"Row {number}: {text!r} must be non-empty text; got {prompt!r:.200}."
@@ -123,6 +143,8 @@ def _prompt(row: Mapping[str, Any], number: int, text: str, answer: str, categor
 def _as_text(value: Any, number: int, name: str) -> str | None:  # noqa: ANN401
     if value is None or isinstance(value, str):
         return value
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))  # whole numbers with a gap among them are read as 2.0 from a CSV
     if isinstance(value, int | float):
         return str(value)
     raise InvalidInputError(

@@ -10,7 +10,7 @@ import numpy as np
 
 from textrl_envs.errors import InvalidInputError
 
-__all__ = ["UNREADABLE", "global_generators_seeded", "require"]
+__all__ = ["UNREADABLE", "check_seed", "global_generators_seeded", "require"]
 
 UNREADABLE = (
     ArithmeticError,
@@ -41,6 +41,15 @@ def require(module: str, *, extra: str) -> Any:  # noqa: ANN401 - a module
             f"{module} is needed here, and there is no module {error.name!r}. "
             f'Install it: pip install "textrl-envs[{extra}]".'
         ) from error
+
+
+def check_seed(seed: object) -> None:
+    """Raises InvalidInputError unless a seed is an integer.
+
+    >>> check_seed(-1)
+    """
+    if not isinstance(seed, int) or isinstance(seed, bool):
+        raise InvalidInputError(f"seed must be an integer, such as 0; got {seed!r}.")
 
 
 @contextlib.contextmanager

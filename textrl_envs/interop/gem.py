@@ -15,8 +15,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from textrl_envs.environments.checks import check_count
 from textrl_envs.errors import InvalidInputError, nearest
-from textrl_envs.interop.extras import UNREADABLE, global_generators_seeded, require
+from textrl_envs.interop.extras import UNREADABLE, check_seed, global_generators_seeded, require
 from textrl_envs.prompts import Prompt
 from textrl_envs.rewards.base import RewardOutput
 
@@ -39,9 +40,10 @@ def gem_prompts(env: Any, *, size: int = 100, **settings: Any) -> list[Prompt]: 
         InvalidInputError: GEM is not installed, an unknown id or setting, or an environment of more
             than one turn, or without states.
     """
-    if not isinstance(size, int) or isinstance(size, bool) or size < 1:
-        raise InvalidInputError(f"size must be an integer of at least 1; got {size!r}.")
-    with global_generators_seeded(settings.get("seed", 0)):
+    check_count("size", size)
+    seed = settings.get("seed", 0)
+    check_seed(seed)
+    with global_generators_seeded(seed):
         made = _make(env, settings) if isinstance(env, str) else env
         _check_states(made)
         states = [_reset(made) for _ in range(size)]
@@ -110,12 +112,15 @@ def _check_states(env: Any) -> None:  # noqa: ANN401
 
 
 def _check_single_turn(env: Any) -> None:  # noqa: ANN401
-    """Plays one answer of the environment's own, or none, and looks whether that ends it."""
+    """Plays one answer of the environment's own, or none, and looks whether that ends it.
+
+    An environment that cannot read it is accepted: each response is looked at when it is scored.
+    """
     try:
         answer = env.sample_random_action()
     except NotImplementedError:
         answer = ""
-    _step(env, answer)
+    _try_step(env, answer)
 
 
 def _reset(env: Any) -> tuple[str, Any]:  # noqa: ANN401
@@ -125,7 +130,6 @@ def _reset(env: Any) -> tuple[str, Any]:  # noqa: ANN401
 
 
 def _score_one(response: str, about: Mapping[str, Any]) -> tuple[float, bool]:
-    """Returns the score, and whether the environment could read the response."""
     if "gem" not in about:
         raise InvalidInputError(
             "This reward scores prompts of GEM alone. Make them by gem_prompts, or name them "
@@ -133,8 +137,13 @@ def _score_one(response: str, about: Mapping[str, Any]) -> tuple[float, bool]:
         )
     env, state = about["gem"]
     env.set_state(copy.deepcopy(state))
+    return _try_step(env, response)
+
+
+def _try_step(env: Any, action: str) -> tuple[float, bool]:  # noqa: ANN401
+    """Returns the score, and whether the environment could read the action."""
     try:
-        return _step(env, response), True
+        return _step(env, action), True
     except UNREADABLE as error:
         if isinstance(error, InvalidInputError):  # a ValueError, and our own
             raise

@@ -16,8 +16,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from textrl_envs.environments.checks import check_count
 from textrl_envs.errors import InvalidInputError, nearest
-from textrl_envs.interop.extras import UNREADABLE, global_generators_seeded, require
+from textrl_envs.interop.extras import UNREADABLE, check_seed, global_generators_seeded, require
 from textrl_envs.prompts import Prompt
 from textrl_envs.rewards.base import RewardOutput
 
@@ -121,6 +122,8 @@ def _make(task: str, settings: dict[str, Any]) -> Any:  # noqa: ANN401
     for name in settings:
         if name not in known:
             raise InvalidInputError(f"{task} has no setting {name!r}. {nearest(name, known)}")
+    check_count("size", settings.get("size", 1))
+    check_seed(settings["seed"])
     _warn_of_hashing(task)
     try:
         with global_generators_seeded(settings["seed"]):

@@ -60,7 +60,8 @@ def trl_settings(env: Any) -> dict[str, Any]:  # noqa: ANN401 - an environment, 
     """Returns settings under which a trainer samples what the environment scores.
 
     Responses of the environment's length, drawn from the model's own distribution, and β. RLOO
-    charges the KL in the reward, as `KLPenalty` does; GRPO in the loss.
+    charges the KL in the reward, as `KLPenalty` does; GRPO in the loss. Where the environment has
+    no reference there is no KL, and β is 0.
     """
     task: Task = env.unwrapped.task
     return {
@@ -68,7 +69,7 @@ def trl_settings(env: Any) -> dict[str, Any]:  # noqa: ANN401 - an environment, 
         "temperature": 1.0,
         "top_k": 0,
         "top_p": 1.0,
-        "beta": task.kl_coefficient,
+        "beta": task.kl_coefficient if task.load_reference else 0.0,
     }
 
 
@@ -117,14 +118,14 @@ def reward_of_trl(
 
     It gets `prompts`, `completions` and `completion_ids`, and of the prompts' metadata, `answer`
     and `category` included, each name that any of them has as a column. `trainer_state` is None,
-    and what it logs is dropped.
+    and what it logs is dropped. As under TRL, these come before metadata of the same name.
 
     Args:
         function: `fn(prompts, completions, completion_ids=..., **columns) -> list[float]`.
         is_conversational: hand over prompts and completions as lists of one message.
 
     Raises:
-        InvalidInputError: an asynchronous function.
+        InvalidInputError: an asynchronous function; from the reward, a score that is None.
     """
     if inspect.iscoroutinefunction(function):
         raise InvalidInputError("A reward function must not be asynchronous here; got a coroutine.")
@@ -140,15 +141,32 @@ def reward_of_trl(
         names = dict.fromkeys(name for about in metadata for name in about)
         columns = {name: [about.get(name) for about in metadata] for name in names}
         texts, completions = list(prompts), list(responses)
-        return function(
-            prompts=_messages(texts, "user") if is_conversational else texts,
-            completions=_messages(completions, "assistant") if is_conversational else completions,
-            completion_ids=[ids.tolist() for ids in response_ids],
-            **{"trainer_state": None, "log_extra": _drop, "log_metric": _drop, **columns},
-        )
+        given = {
+            "prompts": _messages(texts, "user") if is_conversational else texts,
+            "completions": (
+                _messages(completions, "assistant") if is_conversational else completions
+            ),
+            "completion_ids": [ids.tolist() for ids in response_ids],
+        }
+        scores = function(**{**columns, **given, **LOGGING})
+        _check_scored(scores, responses)
+        return scores
 
     reward.__name__ = getattr(function, "__name__", type(function).__name__)
     return reward
+
+
+def _check_scored(scores: Any, responses: Sequence[str]) -> None:  # noqa: ANN401
+    """Checks that no score is None, by which TRL's functions say that they do not apply."""
+    if not isinstance(scores, list | tuple):
+        return
+    # Other than one score a response is refused where rewards are called.
+    for index, (score, response) in enumerate(zip(scores, responses, strict=False)):
+        if score is None:
+            raise InvalidInputError(
+                f"The function returned None for response {index}, {response!r:.300}: to TRL, that "
+                "it does not apply. Here every response needs a score: return one, such as 0.0."
+            )
 
 
 def _messages(texts: list[str], role: str) -> list[list[dict[str, str]]]:
@@ -157,6 +175,10 @@ def _messages(texts: list[str], role: str) -> list[list[dict[str, str]]]:
 
 def _drop(_name: str, _value: Any) -> None:  # noqa: ANN401
     """Stands for what TRL logs by."""
+
+
+LOGGING = {"trainer_state": None, "log_extra": _drop, "log_metric": _drop}
+"""What TRL hands over beside texts and ids, where there is no trainer."""
 
 
 def _ids(table: PromptTable, index: int) -> list[int]:

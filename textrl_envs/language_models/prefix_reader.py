@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from textrl_envs.errors import InvalidInputError
 from textrl_envs.language_models.fast.decode import LeanTrunk
@@ -32,9 +33,20 @@ def weights_version(parameters: Iterable[nn.Parameter]) -> tuple[int, ...]:
     """Returns numbers that change whenever a weight is written in place.
 
     torch counts such writes for each tensor; a step of an optimiser is one, so is loading. Writes
-    through `.data` are not counted: call `forget()` after them.
+    through `.data` are not counted, and parameters that take the place of others are not seen:
+    call `forget()` after them.
     """
     return tuple(parameter._version for parameter in parameters)
+
+
+def _count_fused_step(optimizer: torch.optim.Optimizer, *_: object) -> None:
+    """Counts what an optimiser has written by a fused step: torch does not."""
+    for group in optimizer.param_groups:
+        if group.get("fused"):
+            torch.autograd.graph.increment_version(group["params"])
+
+
+register_optimizer_step_post_hook(_count_fused_step)
 
 
 class PrefixReader:
@@ -113,6 +125,8 @@ class PrefixReader:
         known = np.minimum(known, lengths - 1)
         new = lengths - known
         pending = np.flatnonzero(~is_unchanged)
+        # Until all is read, nothing behind it is known: reading may be interrupted.
+        self._lengths[pending] = known[pending]
         if self._lean is not None and pending.size:
             rows = np.repeat(pending, new[pending])
             ends = new[pending].cumsum()

@@ -55,12 +55,13 @@ class AdaptiveCoefficient:
     Args:
         value: β to begin with.
         target: the wanted KL of an episode, in nats.
-        horizon: episodes over which an error of 1 would double β.
+        horizon: episodes over which an error of 1 would double β; more than clip · batch_size, so
+            that β stays positive.
         clip: c, the bound of the relative error.
         batch_size: episodes to average before each change; few would let the clip bias it.
 
     Raises:
-        InvalidInputError: a number that is not positive.
+        InvalidInputError: a number that is not positive, or too short a horizon.
 
     >>> beta = AdaptiveCoefficient(value=0.1, target=6.0, horizon=1000, batch_size=4)
     >>> beta.observe(np.array([12.0, 12.0, 12.0, 12.0]))
@@ -82,6 +83,12 @@ class AdaptiveCoefficient:
                 raise InvalidInputError(
                     f"{name} must be positive and finite; got {getattr(self, name)}."
                 )
+        largest = self.clip * self.batch_size
+        if self.horizon <= largest:
+            raise InvalidInputError(
+                f"horizon must be more than clip · batch_size = {largest:g}, or one batch could "
+                f"take β to 0 or below; got {self.horizon:g}. Raise it, or lower one of the two."
+            )
 
     def observe(self, episode_kl: Floats) -> None:
         """Takes note of finished episodes, shape (n,), in nats; changes β with each full batch."""

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from textrl_agents.episodes import Episodes
 from textrl_agents.policies.distribution import TokenDistribution
 from textrl_agents.policies.sampling import PLAIN, Sampling
+from textrl_envs.errors import InvalidInputError
 
 __all__ = ["Policy", "PolicyStep", "TokenEvaluation", "response_tokens"]
 
@@ -126,6 +127,9 @@ class Policy(nn.Module, ABC):
             obs: a batch of B observations.
             rng: gives one uniform number a row.
             greedy: take the likeliest token; its log-probability is still that of sampling.
+
+        Raises:
+            InvalidInputError: logits that are not finite.
         """
         distribution, values = self._read(obs)
         if greedy:
@@ -135,6 +139,11 @@ class Policy(nn.Module, ABC):
         chosen, entropies = distribution.log_probs_of(actions), distribution.entropies()
         # Together, since each transfer from a device waits for it.
         numbers = torch.stack([chosen, entropies, values.to(chosen)]).cpu().double().numpy()
+        if not np.isfinite(numbers[0]).all():
+            raise InvalidInputError(
+                "The policy has logits that are not finite, and nothing can be drawn from them. "
+                "Look for NaN in its weights, lower learning_rate, or raise the temperature."
+            )
         return PolicyStep(actions.cpu().numpy(), *numbers)
 
     @torch.no_grad()

@@ -149,7 +149,9 @@ class CausalLMPolicy(NetworkPolicy):
     def _separate_values(self, episodes: Episodes) -> Tensor:
         assert self._value_decoder is not None
         rows, columns = episodes.response_places()
-        hidden = self._value_decoder.hidden_at(episodes.input_ids, (rows, columns - 1))
+        hidden = self._value_decoder.hidden_at(
+            episodes.input_ids, (rows, columns - 1), is_checkpointed=self.is_checkpointed
+        )
         values: Tensor = self.value_head(hidden.float())[:, 0]
         return values
 

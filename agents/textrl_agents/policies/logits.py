@@ -18,14 +18,20 @@ from textrl_envs.language_models.fast.packing import fast_operations
 __all__ = ["LogitsOfWeights", "response_logits"]
 
 
-def response_logits(policy: Policy, episodes: Episodes) -> Tensor:
+def response_logits(policy: Policy, episodes: Episodes, *, may_checkpoint: bool = True) -> Tensor:
     """Returns the logits whose softmax each of the M response tokens was drawn from, [M, V].
+
+    Args:
+        policy: a network or a table.
+        episodes: B of them.
+        may_checkpoint: False keeps all for the gradients, whatever `policy.is_checkpointed` says.
 
     Raises:
         InvalidInputError: a policy that is neither a network nor a table.
     """
     if isinstance(policy, NetworkPolicy):
-        logits, ref_log_probs = _of_network(policy, episodes)
+        is_checkpointed = policy.is_checkpointed and may_checkpoint
+        logits, ref_log_probs = _of_network(policy, episodes, is_checkpointed=is_checkpointed)
     elif isinstance(policy, TablePolicy):
         logits, ref_log_probs = _of_table(policy, episodes)
     else:
@@ -37,13 +43,15 @@ def response_logits(policy: Policy, episodes: Episodes) -> Tensor:
     return policy.sampling.apply(logits, ref_log_probs=ref_log_probs, tokens=tokens)
 
 
-def _of_network(policy: NetworkPolicy, episodes: Episodes) -> tuple[Tensor, Tensor | None]:
+def _of_network(
+    policy: NetworkPolicy, episodes: Episodes, *, is_checkpointed: bool
+) -> tuple[Tensor, Tensor | None]:
     rows, columns = episodes.response_places()
     # A token is predicted from the column before it.
     places = (rows, columns - 1)
     ids = torch.from_numpy(episodes.input_ids).to(policy.device)
     # Padding lies behind every token, so the causal mask alone keeps it out.
-    with fast_operations(policy.trunk, is_checkpointed=policy.is_checkpointed):
+    with fast_operations(policy.trunk, is_checkpointed=is_checkpointed):
         hidden = policy.trunk(input_ids=ids, use_cache=False).last_hidden_state[places]
     logits = policy.episode_logits(hidden, episodes, places)
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
@@ -99,11 +107,19 @@ class LogitsOfWeights:
             parameter.copy_(part)
 
     def __call__(self, weights: Tensor, episodes: Episodes) -> Tensor:
-        """Returns z(θ) at the M response tokens, [P] -> [M, V]."""
+        """Returns z(θ) at the M response tokens, [P] -> [M, V].
+
+        Layers are computed again for the gradients (`Policy.is_checkpointed`) at the policy's own
+        weights alone: by then what was lent is given back, and other weights would get wrong ones.
+        """
         parts = self._split(weights)
         lent = {name: parts[place] for name, place in self._places.items()}
-        logits: Tensor = functional_call(self._module, lent, (episodes,), tie_weights=False)
+        how = {"may_checkpoint": self._are_own(parts)}
+        logits: Tensor = functional_call(self._module, lent, (episodes,), how, tie_weights=False)
         return logits
+
+    def _are_own(self, parts: list[Tensor]) -> bool:
+        return all(torch.equal(part, p) for part, p in zip(parts, self.parameters, strict=True))
 
     def _split(self, weights: Tensor) -> list[Tensor]:
         parts = torch.split(weights, [p.numel() for p in self.parameters])
@@ -117,5 +133,5 @@ class _Logits(nn.Module):
         super().__init__()
         self.policy = policy
 
-    def forward(self, episodes: Episodes) -> Tensor:
-        return response_logits(self.policy, episodes)
+    def forward(self, episodes: Episodes, *, may_checkpoint: bool = True) -> Tensor:
+        return response_logits(self.policy, episodes, may_checkpoint=may_checkpoint)

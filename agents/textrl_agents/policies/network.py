@@ -209,7 +209,7 @@ class NetworkPolicy(Policy):
 
     def _value_of(self, hidden: Tensor) -> Tensor:
         """Returns values [N] from hidden states [N, H]."""
-        values: Tensor = self.value_head(_promoted(hidden))[:, 0]
+        values: Tensor = self.value_head(hidden.to(self.value_head.weight.dtype))[:, 0]
         return values
 
     def _episode_value_of(self, hidden: Tensor, episodes: Episodes) -> Tensor:

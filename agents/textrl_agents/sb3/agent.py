@@ -13,6 +13,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.logger import Logger
 
 from textrl_agents.agent import Progress, StopTraining, TrainingLog
+from textrl_agents.objective import kl_charge, restore_coefficient
 from textrl_agents.sb3.borrowed import autoreset_mode_kept, global_generators_kept
 from textrl_agents.sb3.causal_lm import CausalLMPolicy
 from textrl_agents.sb3.config import SB3Config
@@ -30,8 +31,8 @@ class SB3Agent(ABC):
 
     Stable-Baselines3 draws from the global generators of Python, NumPy and torch. They are lent to
     it and given back as they were, and every call of `learn` seeds them anew by the agent's seed
-    and the tokens so far. So weights, optimiser and counters are the whole state, and two runs with
-    one seed are equal.
+    and the tokens so far. So weights, optimiser, counters and an adaptive KL coefficient are the
+    whole state, and two runs with one seed are equal.
 
     Args:
         model: the algorithm. Its settings, its weights and the count of tokens are in it.
@@ -50,6 +51,8 @@ class SB3Agent(ABC):
         self.config = config
         self.seed = seed
         self.log = TrainingLog()
+        self.memory: dict[str, float] = {}
+        """What an adaptive KL coefficient has come to."""
         self._act_rng = np.random.default_rng([seed, 1])
 
     @classmethod
@@ -117,13 +120,17 @@ class SB3Agent(ABC):
             The log of all iterations, those before loading included.
 
         Raises:
-            InvalidInputError: an environment that differs from the one the agent was made for.
+            InvalidInputError: an environment that differs from the one the agent was made for, a
+                KL penalty of another policy, or a budget in which nothing would be learnt.
         """
         vec_env = SB3VecEnv(envs)
         self._check(vec_env)
-        log = EpisodeLog(self.log, vec_env, stats=self.stats, progress=progress)
+        self._check_charge(envs)
         if self.tokens >= total_tokens:
             return self.log
+        self._check_budget(total_tokens)
+        restore_coefficient(envs, self.memory)
+        log = EpisodeLog(self.log, vec_env, stats=self.stats, memory=self.memory, progress=progress)
         with global_generators_kept(), autoreset_mode_kept(envs.unwrapped):
             self.model.set_env(vec_env)
             rng = np.random.default_rng([self.seed, 2, self.tokens])
@@ -150,6 +157,26 @@ class SB3Agent(ABC):
                     f"has {getattr(vec_env, name)}."
                 )
 
+    def _check_charge(self, envs: Any) -> None:  # noqa: ANN401
+        charge = kl_charge(envs)
+        if charge is not None and charge.policy not in (self, getattr(self, "policy", None)):
+            raise InvalidInputError(
+                f"The KL penalty charges {type(charge.policy).__name__}, and not the agent that "
+                "learns. Give KLPenalty(envs, policy=agent)."
+            )
+
+    def _check_budget(self, total_tokens: int) -> None:
+        """Refuses a budget of one rollout: SB3's linear schedule has reached 0 at its update."""
+        rollout = getattr(self.model, "n_steps", 0) * self.model.n_envs
+        is_linear = self.config.learning_rate_schedule == "linear"
+        if is_linear and self.tokens == 0 and total_tokens <= rollout:
+            raise InvalidInputError(
+                f"total_tokens must be more than a rollout, {rollout} tokens, n_steps times the "
+                f"rows; got {total_tokens}. Its update comes at the end of the linear schedule, "
+                "and would have the learning rate 0. Give more, a smaller n_steps, or "
+                "learning_rate_schedule='constant'."
+            )
+
     def save(self, folder: Path) -> None:
         """Writes `model.zip`, which is Stable-Baselines3's own, and beside it seed and log."""
         folder = Path(folder)
@@ -159,6 +186,7 @@ class SB3Agent(ABC):
             "agent": self.name,
             "config": asdict(self.config),
             "seed": self.seed,
+            "memory": self.memory,
             "log": self.log.rows,
         }
         (folder / "agent.json").write_text(json.dumps(about, indent=1) + "\n")
@@ -183,6 +211,7 @@ class SB3Agent(ABC):
         config = cls.config_class(**about["config"])
         agent = cls(model, config=config, seed=about["seed"])
         agent.log = TrainingLog(about["log"])
+        agent.memory = about["memory"]
         return agent
 
 

@@ -16,6 +16,7 @@ from textrl_agents.sb3.config import (
     SB3Config,
     SB3DQNConfig,
     SB3ExtractorConfig,
+    SB3LanguageModelA2CConfig,
     SB3LanguageModelConfig,
     SB3LanguageModelPPOConfig,
     SB3PPOConfig,
@@ -25,7 +26,14 @@ from textrl_agents.sb3.policy import ReferencePolicy, in_form_of
 from textrl_agents.sb3.vec_env import SB3VecEnv
 from textrl_envs.errors import InvalidInputError
 
-__all__ = ["SB3A2C", "SB3DQN", "SB3PPO", "algorithm_settings", "ppo_settings"]
+__all__ = [
+    "SB3A2C",
+    "SB3DQN",
+    "SB3PPO",
+    "a2c_settings",
+    "algorithm_settings",
+    "ppo_settings",
+]
 
 
 class SB3PPO(SB3ActorCritic):
@@ -83,7 +91,7 @@ class SB3A2C(SB3ActorCritic):
         return A2C(
             **_at_reference(vec_env, config),
             **algorithm_settings(config, config.learning_rate),
-            use_rms_prop=config.use_rms_prop,
+            **a2c_settings(vec_env, config),
             **settings,
         )
 
@@ -158,6 +166,22 @@ def ppo_settings(
         "clip_range": config.clip_range,
         "target_kl": config.target_kl,
     }
+
+
+def a2c_settings(
+    vec_env: SB3VecEnv, config: SB3A2CConfig | SB3LanguageModelA2CConfig
+) -> dict[str, Any]:
+    """Returns what A2C alone is told.
+
+    Raises:
+        InvalidInputError: a rollout of one token, whose advantage has no deviation to divide by.
+    """
+    if config.normalize_advantage and config.n_steps * vec_env.num_envs == 1:
+        raise InvalidInputError(
+            "A rollout, n_steps times the rows, must have 2 tokens or more where advantages are "
+            "normalised; got 1. Raise n_steps, or set normalize_advantage=False."
+        )
+    return {"use_rms_prop": config.use_rms_prop}
 
 
 def _at_reference(vec_env: SB3VecEnv, config: SB3ActorCriticConfig) -> dict[str, Any]:

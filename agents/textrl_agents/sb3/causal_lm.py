@@ -130,7 +130,6 @@ class CausalLMPolicy(ActorCriticPolicy):
             lr=lr_schedule(1),
             **self.optimizer_kwargs,  # type: ignore[call-arg]
         )
-        self.optimizer.register_step_post_hook(_note_step)
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
         return {**super()._get_constructor_parameters(), "load_network": self._load_network}
@@ -204,12 +203,6 @@ class CausalLMPolicy(ActorCriticPolicy):
     def forget(self) -> None:
         """Drops what is remembered between calls: the next numbers are fresh, to the last bit."""
         self.network.forget()
-
-
-def _note_step(optimizer: torch.optim.Optimizer, *_: object) -> None:
-    """Says that weights were written: a fused step writes unseen."""
-    parameters = [weight for group in optimizer.param_groups for weight in group["params"]]
-    torch.autograd.graph.increment_version(parameters)
 
 
 def _length(space: gym.Space[Any]) -> int:

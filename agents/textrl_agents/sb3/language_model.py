@@ -7,7 +7,13 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 
 from textrl_agents.agent import Progress, TrainingLog
 from textrl_agents.sb3.agent import SB3ActorCritic
-from textrl_agents.sb3.algorithms import SB3A2C, SB3PPO, algorithm_settings, ppo_settings
+from textrl_agents.sb3.algorithms import (
+    SB3A2C,
+    SB3PPO,
+    a2c_settings,
+    algorithm_settings,
+    ppo_settings,
+)
 from textrl_agents.sb3.causal_lm import CausalLMPolicy, NetworkAtReference
 from textrl_agents.sb3.config import (
     SB3Config,
@@ -117,6 +123,6 @@ class SB3LanguageModelA2C(SB3LanguageModel):
     ) -> BaseAlgorithm:
         return A2C(
             **cls._language_model(vec_env, config, settings["seed"]),
-            use_rms_prop=config.use_rms_prop,
+            **a2c_settings(vec_env, config),
             **settings,
         )

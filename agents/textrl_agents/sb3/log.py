@@ -7,7 +7,7 @@ import numpy as np
 from stable_baselines3.common.callbacks import BaseCallback
 
 from textrl_agents.agent import Progress, TrainingLog
-from textrl_agents.objective import kl_coefficient, normalised_score
+from textrl_agents.objective import keep_coefficient, kl_coefficient, normalised_score
 from textrl_agents.sb3.vec_env import SB3VecEnv
 
 __all__ = ["EpisodeLog"]
@@ -25,6 +25,7 @@ class EpisodeLog(BaseCallback):
         log: where the rows go.
         vec_env: what is learnt in.
         stats: what SB3 logs of the update, without its prefix "train/"; NaN before the first.
+        memory: where an adaptive KL coefficient is noted after each row.
         progress: called with each row; may raise `StopTraining`.
     """
 
@@ -34,12 +35,14 @@ class EpisodeLog(BaseCallback):
         vec_env: SB3VecEnv,
         *,
         stats: Sequence[str],
+        memory: dict[str, float],
         progress: Progress | None,
     ) -> None:
         super().__init__()
         self._log = log
         self._vec_env = vec_env
         self._stats = stats
+        self._memory = memory
         self._progress = progress
         self._ended: list[dict[str, Any]] = []
 
@@ -75,5 +78,6 @@ class EpisodeLog(BaseCallback):
         }
         self._ended = []
         self._log.rows.append(row)
+        keep_coefficient(envs, self._memory)
         if self._progress is not None:
             self._progress(row)

@@ -33,6 +33,7 @@ from textrl_agents.sb3 import (
 )
 from textrl_benchmarks.evaluation import evaluate
 from textrl_envs.errors import InvalidInputError
+from textrl_envs.wrappers import AdaptiveCoefficient
 from textrl_envs.wrappers.vector import KLPenalty
 
 ROWS = 8
@@ -102,7 +103,7 @@ def by_step(buffer: Any, column: Any) -> Any:
 @every_actor_critic
 def test_the_rewards_in_sb3s_buffer_are_those_of_the_native_penalty(kind: type[SB3Agent]) -> None:
     """The actions of a rollout once more, charged by the log-probs that SB3 wrote beside them."""
-    agent, envs = made(kind)
+    agent, envs = made(kind, learning_rate_schedule="constant")
     moved(agent)
     steps = agent.config.n_steps
     agent.learn(envs, total_tokens=steps * ROWS)
@@ -378,6 +379,55 @@ def test_an_environment_of_another_shape_is_refused() -> None:
         agent.learn(vector_env(tiny_task(), 4), total_tokens=100)
     with pytest.raises(InvalidInputError, match="made for the observation_space"):
         agent.learn(vector_env(tiny_task(limit=5), ROWS), total_tokens=100)
+
+
+def test_a_penalty_of_another_policy_is_refused() -> None:
+    agent, envs = made(SB3PPO)
+    _, others = made(SB3PPO, seed=1)
+    with pytest.raises(InvalidInputError, match="charges SB3PPO, and not the agent that learns"):
+        agent.learn(others, total_tokens=1_000)
+    dqn, _ = made(SB3DQN)
+    with pytest.raises(InvalidInputError, match="not the agent that learns"):
+        dqn.learn(envs, total_tokens=1_000)
+    agent.learn(KLPenalty(vector_env(tiny_task(), ROWS), policy=agent.policy), total_tokens=1_000)
+
+
+@every_actor_critic
+def test_a_budget_in_which_nothing_would_be_learnt_is_refused(kind: type[SB3Agent]) -> None:
+    agent, envs = made(kind)
+    rollout = agent.config.n_steps * ROWS
+    before = weights(agent)
+    with pytest.raises(InvalidInputError, match=f"more than a rollout, {rollout} tokens"):
+        agent.learn(envs, total_tokens=rollout)
+    agent, envs = made(kind, learning_rate_schedule="constant")
+    agent.learn(envs, total_tokens=rollout)
+    assert not are_equal(weights(agent), before)
+
+
+@pytest.mark.parametrize("kind", [SB3A2C, SB3LanguageModelA2C])
+def test_the_advantage_of_one_token_is_not_normalised(kind: type[SB3Agent]) -> None:
+    with pytest.raises(InvalidInputError, match="must have 2 tokens or more"):
+        made(kind, rows=1, n_steps=1)
+    made(kind, rows=1, n_steps=1, normalize_advantage=False)
+
+
+@every_actor_critic
+def test_an_adaptive_coefficient_goes_on_where_it_was(kind: type[SB3Agent], tmp_path: Path) -> None:
+    def charged(agent: Any) -> KLPenalty:
+        adaptive = AdaptiveCoefficient(value=0.5, target=0.1, horizon=200, batch_size=8)
+        return KLPenalty(vector_env(tiny_task(), ROWS), policy=agent, coefficient=adaptive)
+
+    agent, _ = made(kind)
+    envs = charged(agent)
+    agent.learn(envs, total_tokens=1_024)
+    reached = envs.charge.coefficient
+    assert reached != 0.5
+    agent.save(tmp_path)
+    loaded: Any = kind.load(tmp_path, device="cpu")
+    fresh = charged(loaded)
+    loaded.learn(fresh, total_tokens=1_025)
+    assert loaded.log.rows[-1]["kl_coefficient"] != pytest.approx(0.5, rel=0.01)
+    assert loaded.memory["kl_coefficient.value"] == fresh.charge.coefficient
 
 
 def test_listing_agents_does_not_load_sb3() -> None:

@@ -95,6 +95,30 @@ def test_numbers_must_be_positive(name: str, number: float) -> None:
         beta(**{name: number})
 
 
+@pytest.mark.parametrize(
+    ("changes", "bound"),
+    [
+        ({"batch_size": 64, "horizon": 10.0}, "12.8"),
+        ({"clip": 0.5, "batch_size": 20, "horizon": 10.0}, "10"),  # it would be 0
+        ({"clip": 3.0, "batch_size": 4, "horizon": 11.0}, "12"),
+    ],
+)
+def test_a_coefficient_that_could_fall_to_zero_is_refused(
+    changes: dict[str, Any], bound: str
+) -> None:
+    message = (
+        rf"horizon must be more than clip · batch_size = {bound}, .*; got {changes['horizon']:g}"
+    )
+    with pytest.raises(InvalidInputError, match=message):
+        beta(**changes)
+
+
+def test_a_coefficient_stays_positive_however_small_the_kl() -> None:
+    coefficient = beta(horizon=0.81)
+    coefficient.observe(np.full(400, -100.0))
+    assert 0 < coefficient.value < 1e-9
+
+
 def test_a_fixed_coefficient_stays() -> None:
     fixed = charge(coefficient=0.25)
     fixed.observe(np.full(1000, 60.0))

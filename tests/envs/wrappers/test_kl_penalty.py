@@ -64,7 +64,7 @@ class Observed(AdaptiveCoefficient):
     """Keeps what it was told."""
 
     def __init__(self, **options: Any) -> None:
-        super().__init__(value=BETA, target=1.0, batch_size=10**9, **options)
+        super().__init__(value=BETA, target=1.0, **options)
         self.episodes: list[float] = []
 
     def observe(self, episode_kl: Any) -> None:

@@ -3,6 +3,7 @@
 import ctypes
 import functools
 import os
+import shlex
 import shutil
 import subprocess
 import tempfile
@@ -24,14 +25,17 @@ def compile_library(name: str, **definitions: int) -> ctypes.CDLL | None:
         name: of the source.
         definitions: macros.
     """
-    compiler = os.environ.get("CC") or shutil.which("cc") or shutil.which("gcc")
-    if compiler is None or not hasattr(os, "fork"):
+    # CC may have arguments: "ccache gcc", "gcc -m64".
+    compiler = shlex.split(
+        os.environ.get("CC", "") or shutil.which("cc") or shutil.which("gcc") or ""
+    )
+    if not compiler or not hasattr(os, "fork"):
         return None
     source = Path(__file__).with_name(f"{name}.c")
     macros = [f"-D{key}={value}" for key, value in definitions.items()]
     with tempfile.TemporaryDirectory() as folder:
         library = Path(folder) / f"{name}.so"
-        command = [compiler, *FLAGS, *macros, "-o", str(library), str(source), "-lm"]
+        command = [*compiler, *FLAGS, *macros, "-o", str(library), str(source), "-lm"]
         try:
             subprocess.run(command, check=True, capture_output=True)
             return ctypes.CDLL(str(library))  # it stays loaded when the file is gone

@@ -13,10 +13,13 @@ void quantise(const float *restrict x, int16_t *restrict q, float *restrict scal
     for (long t = 0; t < rows; t++) {
         const float *row = x + t * width;
         float largest = 1e-30f;
-        for (long k = 0; k < width; k++)
+        int is_nan = 0; /* which no comparison finds, and no whole number holds */
+        for (long k = 0; k < width; k++) {
             largest = fabsf(row[k]) > largest ? fabsf(row[k]) : largest;
-        const float inverse = 127 / largest;
-        scales[t] = largest / 127;
+            is_nan |= row[k] != row[k];
+        }
+        const float inverse = is_nan ? 0 : 127 / largest;
+        scales[t] = is_nan ? NAN : largest / 127;
         for (long k = 0; k < width; k++)
             q[t * width + k] = (int16_t)rintf(row[k] * inverse);
     }

@@ -11,6 +11,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
+from textrl_envs.errors import InvalidInputError
 from textrl_envs.language_models.fast.compiled import compile_library
 from textrl_envs.language_models.fast.threads import in_threads
 
@@ -47,13 +48,23 @@ class CompiledSoftmax:
         """Draws a token a row by inverting the cumulative distribution.
 
         Args:
-            uniforms: float64 [B] in [0, 1).
+            uniforms: [B] in [0, 1).
 
         Returns:
             int64 [B]. A token of probability 0 is never drawn.
+
+        Raises:
+            InvalidInputError: another number of uniforms than of distributions.
         """
-        tokens = torch.empty(len(self._logits), dtype=torch.int64)
-        self._run("draw", self._tops, self._sums, uniforms.contiguous(), tokens)
+        count = len(self._logits)
+        if uniforms.shape != (count,):
+            raise InvalidInputError(
+                f"Expected {count} uniform numbers, one a distribution; got the shape "
+                f"{tuple(uniforms.shape)}."
+            )
+        tokens = torch.empty(count, dtype=torch.int64)
+        shares = uniforms.to("cpu", torch.float64).contiguous()
+        self._run("draw", self._tops, self._sums, shares, tokens)
         return tokens
 
     def overwrite(self) -> None:

@@ -3,7 +3,7 @@
 import contextlib
 import functools
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 
 import torch
 
@@ -16,9 +16,12 @@ the one that waits burns its core."""
 
 def in_threads(work: Callable[[int], None], count: int) -> None:
     """Calls work(0) .. work(count - 1) at once, the first in this thread."""
-    waiting = [_pool().submit(work, part) for part in range(1, count)]
-    work(0)
-    for part in waiting:
+    others = [_pool().submit(work, part) for part in range(1, count)]
+    try:
+        work(0)
+    finally:
+        wait(others)  # whatever happens: they write into arrays of the caller
+    for part in others:
         part.result()
 
 

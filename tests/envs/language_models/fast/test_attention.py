@@ -279,6 +279,16 @@ def test_without_a_compiler_torchs_attention_takes_its_place(
     check_a_reader(build_lm, expect_kernel=False)
 
 
+def test_the_compiler_may_have_arguments(
+    monkeypatch: pytest.MonkeyPatch, fresh_kernels: None
+) -> None:
+    if compile_kernel(16) is None:
+        pytest.skip("no C compiler here")
+    compile_library.cache_clear()
+    monkeypatch.setenv("CC", "env gcc")
+    assert compile_kernel(16) is not None
+
+
 def test_where_there_is_no_compiler_at_all_none_is_looked_for(
     monkeypatch: pytest.MonkeyPatch, fresh_kernels: None
 ) -> None:

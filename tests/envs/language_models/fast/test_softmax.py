@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from textrl_envs.errors import InvalidInputError
 from textrl_envs.language_models.fast import softmax as module
 from textrl_envs.language_models.fast.compiled import compile_library
 from textrl_envs.language_models.fast.softmax import BLOCK, CompiledSoftmax
@@ -50,6 +51,16 @@ def test_a_draw_is_the_first_token_whose_cumulative_probability_exceeds_the_numb
     # Where the number is beside a step, the last bits decide.
     assert bool(((below - 1e-6 <= uniforms) & (uniforms <= above + 1e-6)).all())
     assert float(((below <= uniforms) & (uniforms < above)).double().mean()) > 0.98
+
+
+def test_numbers_of_any_precision_draw_the_same_and_one_is_needed_for_each_row() -> None:
+    found = compiled(make_logits(3, 300))
+    uniforms = torch.tensor([0.25, 0.5, 0.875])  # the same in float32 and float64
+    assert found.draw(uniforms).tolist() == found.draw(uniforms.double()).tolist()
+    with pytest.raises(
+        InvalidInputError, match=r"Expected 3 uniform numbers.*got the shape \(1,\)"
+    ):
+        found.draw(uniforms[:1])
 
 
 def test_tokens_are_drawn_as_often_as_they_should() -> None:

@@ -1,6 +1,7 @@
 """Loops of C in several threads, small products in one."""
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -42,6 +43,21 @@ def test_what_fails_in_a_thread_is_heard_of() -> None:
 
     with pytest.raises(ValueError, match="part 2"):
         in_threads(work, 3)
+
+
+def test_nothing_is_left_running_where_the_first_part_fails() -> None:
+    """The others write into arrays of the caller."""
+    done = []
+
+    def work(part: int) -> None:
+        if part == 0:
+            raise KeyboardInterrupt
+        time.sleep(0.05)
+        done.append(part)
+
+    with pytest.raises(KeyboardInterrupt):
+        in_threads(work, 3)
+    assert sorted(done) == [1, 2]
 
 
 @pytest.mark.usefixtures("two_threads")
