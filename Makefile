@@ -50,7 +50,7 @@ peers: .venv-trl-ppo/installed .venv-trl/installed
 	$(PYTHON) -m venv .venv-apart
 	grep -v "^gymnasium=" constraints.txt > .venv-apart/constraints.txt
 	.venv-apart/bin/pip install --quiet --constraint .venv-apart/constraints.txt torch==2.13.0
-	.venv-apart/bin/pip install --quiet --constraint .venv-apart/constraints.txt --editable ".[rllib]" pytest pytest-xdist
+	.venv-apart/bin/pip install --quiet --constraint .venv-apart/constraints.txt --editable ".[rllib]" pytest pytest-xdist psutil
 	.venv-apart/bin/pip install --quiet --no-deps pufferlib==2.0.2 gym==0.23.0
 	touch $@
 

@@ -11,9 +11,7 @@ import pytest
 import textrl_envs  # noqa: F401 - registers the environments
 from tests.interop.examples import load_example, normalised_score, run_example
 
-pytest.importorskip(
-    "ray.rllib", reason='RLlib is not installed: pip install "textrl-envs[rllib]" in a new venv'
-)
+pytest.importorskip("ray.rllib", reason="RLlib is not installed here: `make apart` tests it")
 
 DEFAULT_MODEL = """
 import gymnasium as gym
