@@ -83,7 +83,8 @@ class ExpertIteration(OnPolicyAgent):
     and score are those of the episodes collected, and so the teacher's.
 
     A search is charged as the episodes are, by β and reference of the KL wrapper as they stand;
-    where there is none, by the environment's own.
+    where there is none, by the environment's own. Where KL costs nothing, it plays what it has
+    visited most.
 
     With a value at the leaves of the search, the value is learnt as in AlphaZero (Silver et al.
     2017): from what the teacher's own episodes returned, whether they are imitated or not.
@@ -107,11 +108,13 @@ class ExpertIteration(OnPolicyAgent):
         self.kl_coefficient = kl_coefficient(collector.envs)
         if self.config.teacher == "sampling":
             return OnPolicyAgent.collect(self, collector)
-        envs = native_envs(collector.envs)
+        envs, task = native_envs(collector.envs), _charged_task(collector.envs)
+        is_charged = task.load_reference is not None and task.kl_coefficient > 0
         teacher = MCTSPolicy(
-            _charged_task(collector.envs),
+            task,
             self.policy,
             simulations=self.config.simulations,
+            choice="soft" if is_charged else "visits",
             leaf=self.config.leaf,
             seed=(self.seed, 4, self.iteration),
         )

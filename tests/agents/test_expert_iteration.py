@@ -337,6 +337,16 @@ def test_it_follows_a_price_that_changes() -> None:
         np.testing.assert_allclose(episodes.returns, best[episodes.prompt_index], atol=1e-9)
 
 
+def test_where_no_kl_is_charged_it_plays_what_it_visits_most() -> None:
+    task = tiny_task()
+    policy = residual(task, away=0.5)
+    agent = searcher(policy, simulations=32)
+    free = Collector(with_kl(task, policy, coefficient=0.0)), Collector(vector_env(task, 8))
+    scores = [agent.collect(collector).scores.mean() for collector in free]
+    plain = make_agent(policy).collect(free[0]).scores.mean()
+    assert min(scores) > plain + 0.1
+
+
 def test_few_simulations_already_teach_better_than_the_policy_plays() -> None:
     task = tiny_task()
     policy = residual(task)
@@ -398,13 +408,6 @@ def test_a_value_is_learnt_before_the_first_success_too() -> None:
     assert (stats["kept"], stats["loss"]) == (0, 0.0)
     assert stats["value_loss"] > 0
     assert {float(state["step"]) for state in agent.optimizer.state.values()} == {6.0}
-
-
-def test_a_search_without_a_price_of_kl_is_refused() -> None:
-    task = tiny_task(beta=0.0)
-    agent = searcher(residual(task))
-    with pytest.raises(InvalidInputError, match="positive kl_coefficient"):
-        agent.learn(with_kl(task, agent.policy), total_tokens=1)
 
 
 # --- saved and loaded ---
