@@ -76,7 +76,7 @@ ends early. The log-probabilities agree with Transformers' to 1e-4
 
 1,024 episodes in 64 rows, their lengths geometric of mean 24 and at most 64 tokens. A row that has
 ended begins anew at once, or waits for the last of its batch: then it is not read, and costs hardly
-more than its place. So refilling saves most where most of a step is what it costs whatever its size.
+more than its place. So refilling saves most where a step's cost hardly depends on its size.
 """,
     "kl": """## The KL penalty
 
