@@ -181,3 +181,14 @@ def test_a_json_line_of_a_prompts_file_is_named_by_number(
     assert "is empty" in error_of(capsys, *words)
     prompts.unlink()
     assert "Cannot read prompts file" in error_of(capsys, *words)
+
+
+def test_the_package_is_the_command() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "textrl_benchmarks", "optimum", "textrl/Nowhere-v0"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert done.stderr.startswith("textrl: error:")
