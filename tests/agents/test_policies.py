@@ -652,10 +652,15 @@ def test_nothing_is_drawn_from_what_is_no_number(kind: str) -> None:
         policy.step(obs, np.random.default_rng(0))
 
 
-def test_a_policy_of_a_model_in_float64_acts_as_it_evaluates() -> None:
-    policy = CausalLMPolicy(tiny_gpt2().double(), vocabulary_size=4, device="cpu")
+@pytest.mark.parametrize("with_value_model", [False, True])
+def test_a_policy_of_a_model_in_float64_acts_as_it_evaluates(with_value_model: bool) -> None:
+    value_model = tiny_gpt2(seed=1).double() if with_value_model else None
+    policy = CausalLMPolicy(
+        tiny_gpt2().double(), vocabulary_size=4, value_model=value_model, device="cpu"
+    )
     task = tiny_task(limit=5)
     obs, _ = vector_env(task, 2).reset(seed=0)
     step = policy.step(obs, np.random.default_rng(0))
     found = policy.log_probs(obs, step.actions)
     np.testing.assert_allclose(step.log_probs, found, rtol=0, atol=1e-12)
+    assert np.isfinite(policy.next_values(obs)).all()

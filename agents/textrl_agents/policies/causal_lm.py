@@ -128,7 +128,7 @@ class CausalLMPolicy(NetworkPolicy):
         """Returns the value of each observation, shape (B,)."""
         if self._value_decoder is None:
             return super().next_values(obs)
-        values: Tensor = self.value_head(self._value_decoder.reader.read(obs).float())[:, 0]
+        values = super()._value_of(self._value_decoder.reader.read(obs))
         return values.double().cpu().numpy()
 
     def _episode_values(self, episodes: Episodes) -> Tensor:
@@ -152,8 +152,7 @@ class CausalLMPolicy(NetworkPolicy):
         hidden = self._value_decoder.hidden_at(
             episodes.input_ids, (rows, columns - 1), is_checkpointed=self.is_checkpointed
         )
-        values: Tensor = self.value_head(hidden.float())[:, 0]
-        return values
+        return super()._value_of(hidden)
 
     def save(self, folder: Path) -> None:
         """Writes an ordinary Transformers folder, the value head in a file beside it."""
