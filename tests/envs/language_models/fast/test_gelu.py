@@ -1,7 +1,5 @@
 """The compiled GELU and its slope against torch's in float64."""
 
-from collections.abc import Iterator
-
 import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own habit
@@ -64,14 +62,6 @@ def test_what_it_cannot_serve_is_left_to_torch(x: Tensor) -> None:
 def test_without_a_compiler_torchs_takes_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_library", lambda: None)
     assert torch.equal(gelu_tanh(numbers()), F.gelu(numbers(), approximate="tanh"))
-
-
-@pytest.fixture
-def two_threads() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    yield
-    torch.set_num_threads(before)
 
 
 def test_two_threads_give_the_same_bytes(

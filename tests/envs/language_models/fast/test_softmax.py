@@ -88,14 +88,6 @@ def test_a_token_that_cannot_be_has_weight_zero_and_is_never_drawn() -> None:
     torch.testing.assert_close(softmax.entropies.double(), expected, rtol=2e-6, atol=2e-6)
 
 
-@pytest.fixture
-def two_threads() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    yield
-    torch.set_num_threads(before)
-
-
 def test_two_threads_give_the_same_bytes(
     two_threads: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -15,14 +15,6 @@ from textrl_envs.language_models.fast.linear import LinearWeights
 from textrl_envs.language_models.fast.threads import SMALL_PRODUCT, in_threads, threads_for
 
 BuildLM = Callable[..., Any]
-
-
-@pytest.fixture
-def two_threads() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    yield
-    torch.set_num_threads(before)
 
 
 def test_each_part_is_done_once_and_the_first_here() -> None:
