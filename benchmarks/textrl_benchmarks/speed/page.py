@@ -56,8 +56,7 @@ skipped without one.
 All of it is in `textrl_envs/language_models/fast`, which a reader may skip.
 
 All were measured on processors with AVX-512; without it oneDNN has no such lead over MKL, and the
-ratios are lower. KL, memory and how cost grows were measured before there were loops of C for
-sampling and for an update's attention.
+ratios are lower.
 """
 
 SECTIONS = {
@@ -125,11 +124,12 @@ LAST_COLUMNS = {"share": "of the floor", "mean_length": "mean length"}
 KINKS = """
 - **Batch.** One row is a product of a vector: it reads every weight for one token, and the rate
   grows with the batch. The floor bends at 16 rows, where multiplying takes longer than reading;
-  the loop bends later, at 64 to 128, since what a step costs whatever its size is shared by more
+  the loop bends later, at 32 to 128, since what a step costs whatever its size is shared by more
   rows, and grows hardly more: attention and sampling cost the same for every row.
 - **New tokens.** With 16, most of the work is the prompt's 32 tokens, which are read in one large
   product and not counted: the floor is low, and the loop is near it. Between 64 and 256 the rate
-  is flat. With 480 each token reads so many keys and values that reading bounds the floor too.
+  falls by a seventh. With 480 each token reads so many keys and values that reading bounds the floor
+  too.
 - **Vocabulary.** Flat while the head is small beside the layers; from some thousand tokens on the
   head's product, a softmax and a draw over V numbers take their share. `generate` bends earlier
   and falls further: it draws by `multinomial`.
