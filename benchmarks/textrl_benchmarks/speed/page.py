@@ -128,8 +128,8 @@ KINKS = """
   rows, and grows hardly more: attention and sampling cost the same for every row.
 - **New tokens.** With 16, most of the work is the prompt's 32 tokens, which are read in one large
   product and not counted: the floor is low, and the loop is near it. Between 64 and 256 the rate
-  falls by a seventh. With 480 each token reads so many keys and values that reading bounds the floor
-  too.
+  falls by a seventh. With 480 each token reads so many keys and values that reading bounds the
+  floor too.
 - **Vocabulary.** Flat while the head is small beside the layers; from some thousand tokens on the
   head's product, a softmax and a draw over V numbers take their share. `generate` bends earlier
   and falls further: it draws by `multinomial`.
