@@ -18,12 +18,8 @@ from textrl_envs.files import check_not_missing
 from textrl_envs.language_models.agreement import agrees
 from textrl_envs.language_models.fast.linear import LinearWeights
 from textrl_envs.language_models.fast.linear import linear as fast_linear
-from textrl_envs.language_models.fast.packing import (
-    Packing,
-    fast_operations,
-    packing_agrees,
-    read_packed,
-)
+from textrl_envs.language_models.fast.operations import fast_operations
+from textrl_envs.language_models.fast.packing import Packing, packing_agrees, read_packed
 from textrl_envs.language_models.fast.threads import threads_for
 from textrl_envs.language_models.prefix_reader import PrefixReader
 
@@ -180,9 +176,9 @@ class Decoder:
         np.maximum.at(lengths, rows, columns + 1)
         if self.packs and lengths.max() <= self.reader.window:
             self.reader.check_length(int(lengths.max()))
-            packing = Packing.of(lengths, self.device)
             ids = np.asarray(input_ids, np.int64)
-            at = torch.from_numpy(packing.starts[rows] + columns).to(self.device)
+            packing = Packing.of(lengths, self.device, ids, _multiplications(self.trunk))
+            at = packing.places(rows, columns, self.device)
             return read_packed(self.trunk, ids, packing, at, is_checkpointed=is_checkpointed)
         is_read = np.arange(int(lengths.max())) < lengths[:, None]
         ids = np.where(is_read, np.asarray(input_ids)[:, : is_read.shape[1]], 0)
@@ -207,6 +203,14 @@ class Decoder:
     def device(self) -> torch.device:
         """Where the weights are."""
         return next(self.trunk.parameters()).device
+
+
+def _multiplications(trunk: Any) -> int:  # noqa: ANN401
+    """Returns about how many a token takes; 0 where the config does not say."""
+    layers, width = (
+        getattr(trunk.config, name, None) or 0 for name in ("num_hidden_layers", "hidden_size")
+    )
+    return 12 * int(layers) * int(width) ** 2
 
 
 def _probe(vocabulary_size: int) -> Tensor:

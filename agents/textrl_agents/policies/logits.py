@@ -13,7 +13,7 @@ from textrl_agents.policies.base import Policy, response_tokens
 from textrl_agents.policies.network import NetworkPolicy
 from textrl_agents.policies.table import TablePolicy
 from textrl_envs.errors import InvalidInputError
-from textrl_envs.language_models.fast.packing import fast_operations
+from textrl_envs.language_models.fast.operations import fast_operations
 
 __all__ = ["LogitsOfWeights", "response_logits"]
 

@@ -46,10 +46,14 @@ skipped without one.
    that instead of its argument. Attention is a loop of C over texts and heads, forwards and
    backwards, in which nothing is padded. oneDNN makes machine code for each new number of rows,
    so rows are filled up to a round number of tokens.
-6. **Threads.** A product of fewer than four million multiplications takes some 40 µs on one core.
+6. **Groups.** The responses to one prompt begin alike, and a causal model makes the same of the
+   same beginning. So do the texts of any batch that have one in common: in the roll-out and in
+   the update it is read once, its keys and values go to all, and its gradients are summed. RLOO
+   and GRPO gain most, whose groups are of one prompt.
+7. **Threads.** A product of fewer than four million multiplications takes some 40 µs on one core.
    Two cores wait for each other for as long as they save, and the one that waits is burnt: such
    products have one thread, whatever torch is told.
-7. **Memory.** glibc hands large blocks back to the system, and every page of the next one costs
+8. **Memory.** glibc hands large blocks back to the system, and every page of the next one costs
    a fault, dear in a virtual machine. `textrl_agents.memory.keep_freed_memory` stops it
    for the process; `textrl train` calls it.
 

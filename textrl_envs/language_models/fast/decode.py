@@ -25,6 +25,7 @@ from textrl_envs.language_models.fast.attention import (
 from textrl_envs.language_models.fast.cuda_graph import OneTokenAttention, StepGraphs
 from textrl_envs.language_models.fast.int8 import Int8Linear
 from textrl_envs.language_models.fast.linear import LinearWeights
+from textrl_envs.language_models.fast.shared_prefix import SharedPrefix
 from textrl_envs.language_models.fast.threads import threads_for
 
 __all__ = ["LeanTrunk"]
@@ -91,6 +92,7 @@ class LeanTrunk:
         else:
             self._norm, self._activation = _Norm(self._trunk.norm, config.rms_norm_eps), "silu"
         self._product = 3 * config.hidden_size**2  # a layer has four products, some 12 H² a token
+        self._multiplications = 4 * len(self._layers) * self._product
         parameter = next(trunk.parameters())
         self._dtype, self._device = parameter.dtype, parameter.device
         is_plain = parameter.dtype == torch.float32 and parameter.device.type == "cpu"
@@ -142,19 +144,18 @@ class LeanTrunk:
             hidden = self._graphs.read(self.step, tokens, positions)
             if hidden is not None:
                 return hidden
-        device = self._cache.device
-        new, at, places = torch.from_numpy(
-            np.stack([tokens, positions, rows * self._num_columns + positions])
-        ).to(device)
-        is_last = rows[1:] != rows[:-1]
-        num_rows = 1 + int(np.count_nonzero(is_last))
-        attention = self._attention(rows, positions, num_rows)
+        shared = SharedPrefix.of(tokens, rows, positions, self._multiplications)
+        places, ends = rows * self._num_columns + positions, _last_of_each(rows)
+        source = None
+        if shared is not None:
+            tokens, rows, positions = (x[shared.readers] for x in (tokens, rows, positions))
+            source, ends = self._tensor(shared.source), shared.source[ends]
+        new, at = self._tensor(np.stack([tokens, positions]))
+        attention = self._attention(rows, positions)
         with threads_for(self._product * len(tokens)):
-            x = self._forward(new, at, places, attention)
-            if num_rows < len(rows):
-                x = x[
-                    torch.from_numpy(np.append(np.flatnonzero(is_last), len(rows) - 1)).to(device)
-                ]
+            x = self._forward(new, at, self._tensor(places), attention, source)
+            if len(ends) < len(places):
+                x = x[self._tensor(ends)]
             return self._norm(x)
 
     def step(self, tokens: Tensor, positions: Tensor, num_seen: int) -> Tensor:
@@ -174,12 +175,22 @@ class LeanTrunk:
         return self._norm(self._forward(tokens, positions, places, attention))
 
     def _forward(
-        self, tokens: Tensor, positions: Tensor, places: Tensor, attention: Attention
+        self,
+        tokens: Tensor,
+        positions: Tensor,
+        places: Tensor,
+        attention: Attention,
+        source: Tensor | None = None,
     ) -> Tensor:
-        """Runs T new tokens through all layers, writing to `places` in the cache, -> [T, H]."""
+        """Runs T new tokens through all layers, writing to `places` in the cache, -> [T, H].
+
+        Where `source` is given there are more places than tokens: it says whose numbers go there.
+        """
         x, rotation = self._embed(tokens, positions)
         for layer, keys, values in zip(self._layers, *self._caches, strict=True):
             query, key, value = self._project(layer, x, rotation)
+            if source is not None:
+                key, value = key[source], value[source]
             keys.index_copy_(0, places, key)
             values.index_copy_(0, places, value)
             x = layer.out.plus(attention(query, keys, values, layer.scaling), x)
@@ -187,12 +198,15 @@ class LeanTrunk:
         return x
 
     def _attention(
-        self, rows: NDArray[np.int64], positions: NDArray[np.int64], num_rows: int
+        self, rows: NDArray[np.int64], positions: NDArray[np.int64]
     ) -> CompiledAttention | TorchAttention:
         columns = self._num_columns
-        if self._kernel is not None and len(rows) <= LONGEST_PROMPT * num_rows:
+        if self._kernel is not None and len(rows) <= LONGEST_PROMPT * len(_last_of_each(rows)):
             return CompiledAttention(self._kernel, rows, positions, columns)
         return TorchAttention(rows, positions, columns, self._cache)
+
+    def _tensor(self, array: NDArray[np.int64]) -> Tensor:
+        return torch.from_numpy(array).to(self._device)
 
     def _embed(
         self, tokens: Tensor, positions: Tensor
@@ -223,6 +237,11 @@ class LeanTrunk:
             return layer.up(x, self._activation)
         gate, up = layer.up(x).chunk(2, dim=1)
         return F.silu(gate) * up
+
+
+def _last_of_each(rows: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Returns where the last token of each row stands; tokens of a row stand together."""
+    return np.append(np.flatnonzero(rows[1:] != rows[:-1]), len(rows) - 1)
 
 
 def _is_unchanged(module: nn.Module) -> bool:

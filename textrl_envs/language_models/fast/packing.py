@@ -6,6 +6,7 @@ each text alone, texts of like length side by side.
 """
 
 import contextlib
+import dataclasses
 import functools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -16,19 +17,16 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own habit
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 from transformers import AttentionInterface
-from transformers.activations import NewGELUActivation
-from transformers.modeling_layers import GradientCheckpointingLayer
-from transformers.pytorch_utils import Conv1D
 
 from textrl_envs.language_models.agreement import agrees
-from textrl_envs.language_models.fast.gelu import gelu_tanh
-from textrl_envs.language_models.fast.linear import linear, round_rows
+from textrl_envs.language_models.fast.linear import round_rows
+from textrl_envs.language_models.fast.operations import changed_forward, changed_forwards
 from textrl_envs.language_models.fast.packed_attention import attend_packed
 from textrl_envs.language_models.fast.rows import lay, pick
+from textrl_envs.language_models.fast.shared_prefix import SharedPrefix
 
-__all__ = ["Packing", "fast_operations", "packing_agrees", "read_packed"]
+__all__ = ["Packing", "packing_agrees", "read_packed"]
 
 NAME = "textrl_packed"
 LENGTH_RATIO = 1.5
@@ -52,7 +50,8 @@ class _Bucket:
 class Packing:
     """How B right-padded texts stand in one long row: shortest first.
 
-    On the CPU one more text of any tokens stands behind them, so that N is a round number.
+    Of tokens that several texts share, one stands for all, where that saves enough. On the CPU
+    tokens of no text stand behind them, so that N is a round number.
     """
 
     rows: NDArray[np.int64]
@@ -60,14 +59,31 @@ class Packing:
     columns: NDArray[np.int64]
     """Its place in that text, (N,)."""
     starts: NDArray[np.int64]
-    """Where each text begins in the long row, (B,)."""
+    """Where each text would begin in the long row if nothing were shared, (B,)."""
     bounds: NDArray[np.int64]
-    """Where any text begins or ends there, rising from 0 to N."""
+    """Where any text begins or ends then, rising from 0 to T."""
     buckets: tuple[_Bucket, ...]
+    source: Tensor | None = None
+    """Where each of the T tokens stands in the long row, int64 [T]; None where each has its own."""
+    readers: Tensor | None = None
+    """Which of the T tokens those in the long row are, int64 [N]."""
 
     @classmethod
-    def of(cls, lengths: NDArray[np.int64], device: torch.device) -> "Packing":
-        """Packs texts of these lengths, int64 (B,), 1 or more each."""
+    def of(
+        cls,
+        lengths: NDArray[np.int64],
+        device: torch.device,
+        texts: NDArray[np.int64] | None = None,
+        multiplications: int = 0,
+    ) -> "Packing":
+        """Packs texts of these lengths, int64 (B,), 1 or more each.
+
+        Args:
+            lengths: of the texts.
+            device: of the model.
+            texts: token ids, right-padded, int64 (B, L), where tokens may be shared.
+            multiplications: of the model, a token; 0 shares nothing.
+        """
         order = np.argsort(lengths, kind="stable")
         rising = lengths[order]
         ends = rising.cumsum()
@@ -75,18 +91,55 @@ class Packing:
         starts[order] = ends - rising
         rows = np.repeat(order, rising)
         columns = np.arange(ends[-1]) - np.repeat(ends - rising, rising)
-        buckets, first = [], 0
-        while first < len(rising):
-            last = int(np.searchsorted(rising, rising[first] * LENGTH_RATIO, side="right"))
-            buckets.append(_bucket(rising[first:last], device))
-            first = last
-        bounds = np.append(0, ends)
-        missing = _num_missing(len(rows), device)
-        if missing:
-            bounds = np.append(bounds, len(rows) + missing)
-            buckets.append(_bucket(np.array([missing]), device))
-            rows, columns = (np.append(x, np.zeros(missing, x.dtype)) for x in (rows, columns))
-        return cls(rows, columns, starts, bounds, tuple(buckets))
+        packing = cls(rows, columns, starts, np.append(0, ends), _buckets(rising, device))
+        shared = None
+        if texts is not None:
+            shared = SharedPrefix.of(texts[rows, columns], rows, columns, multiplications)
+        return packing._rounded(device) if shared is None else packing._sharing(shared, device)
+
+    def _sharing(self, shared: SharedPrefix, device: torch.device) -> "Packing":
+        missing = _num_missing(len(shared.readers), device)
+        readers = np.append(shared.readers, np.zeros(missing, np.int64))
+        return dataclasses.replace(
+            self,
+            rows=self.rows[readers],
+            columns=self.columns[readers],
+            source=torch.from_numpy(shared.source).to(device),
+            readers=torch.from_numpy(readers).to(device),
+        )
+
+    def _rounded(self, device: torch.device) -> "Packing":
+        missing = _num_missing(len(self.rows), device)
+        if not missing:
+            return self
+        none = np.zeros(missing, np.int64)
+        return dataclasses.replace(
+            self,
+            rows=np.append(self.rows, none),
+            columns=np.append(self.columns, none),
+            bounds=np.append(self.bounds, self.bounds[-1] + missing),
+            buckets=(*self.buckets, _bucket(np.array([missing]), device)),
+        )
+
+    def places(
+        self,
+        rows: NDArray[np.integer[Any]],
+        columns: NDArray[np.integer[Any]],
+        device: torch.device,
+    ) -> Tensor:
+        """Returns where tokens of the texts stand in the long row, (M,) and (M,) -> int64 [M]."""
+        at = torch.from_numpy(self.starts[rows] + columns).to(device)
+        return at if self.source is None else self.source[at]
+
+
+def _buckets(rising: NDArray[np.int64], device: torch.device) -> tuple[_Bucket, ...]:
+    """Divides texts of rising lengths into those that lie side by side."""
+    buckets, first = [], 0
+    while first < len(rising):
+        last = int(np.searchsorted(rising, rising[first] * LENGTH_RATIO, side="right"))
+        buckets.append(_bucket(rising[first:last], device))
+        first = last
+    return tuple(buckets)
 
 
 def _num_missing(count: int, device: torch.device) -> int:
@@ -118,18 +171,20 @@ def read_packed(
         trunk: a Transformers decoder without its head.
         input_ids: right-padded, int64 (B, L).
         packing: of their lengths.
-        places: of the tokens in the long row, each once, int64 [M].
+        places: of the tokens in the long row, each once but for shared ones, int64 [M].
         is_checkpointed: see `fast_operations`.
     """
     device = next(trunk.parameters()).device
     tokens = torch.from_numpy(input_ids[packing.rows, packing.columns]).to(device)
     positions = torch.from_numpy(packing.columns).to(device)
-    computed = _round_up(places, len(tokens))
+    is_shared = packing.source is not None
+    computed = _round_up(torch.unique(places) if is_shared else places, len(tokens))
     with _packed(trunk, computed, is_checkpointed=is_checkpointed):
         output = trunk(
             input_ids=tokens[None], position_ids=positions[None], use_cache=False, packing=packing
         )
-    return pick(output.last_hidden_state.squeeze(0), places)
+    hidden: Tensor = output.last_hidden_state.squeeze(0)
+    return hidden.index_select(0, places) if is_shared else pick(hidden, places)
 
 
 def _round_up(places: Tensor, count: int) -> Tensor:
@@ -171,10 +226,10 @@ def _packed(trunk: nn.Module, places: Tensor, *, is_checkpointed: bool = False) 
     last = _last_feed_forward(trunk)
     try:
         with contextlib.ExitStack() as stack:
-            stack.enter_context(_changed_forwards(trunk, again))
+            stack.enter_context(changed_forwards(trunk, again))
             if last is not None:
                 at_places = functools.partial(_at_places, last.forward, places)
-                stack.enter_context(_changed_forward(last, at_places))
+                stack.enter_context(changed_forward(last, at_places))
             yield
     finally:
         config._attn_implementation = before
@@ -195,82 +250,6 @@ def _at_places(forward: Callable[[Tensor], Tensor], places: Tensor, x: Tensor) -
     return lay(found, places, x.shape[1])[None]
 
 
-def fast_operations(
-    trunk: nn.Module, *, is_checkpointed: bool = False
-) -> contextlib.AbstractContextManager[None]:
-    """Within it, linear layers and GELU are computed by faster functions; nothing else changes.
-
-    Args:
-        trunk: whose layers.
-        is_checkpointed: its blocks keep their inputs alone, and compute the rest again for the
-            gradients, by the same functions.
-    """
-    again = functools.partial(fast_operations, trunk) if is_checkpointed else None
-    return _changed_forwards(trunk, again)
-
-
-@contextlib.contextmanager
-def _changed_forwards(trunk: nn.Module, again: Callable[[], Any] | None) -> Iterator[None]:
-    with contextlib.ExitStack() as stack:
-        for module in trunk.modules():
-            fast: Any = FASTER.get(type(module))
-            # What somebody has put on a module himself stays.
-            if fast is not None and "forward" not in vars(module):
-                stack.enter_context(_changed_forward(module, functools.partial(fast, module)))
-            elif again is not None and isinstance(module, GradientCheckpointingLayer):
-                forward = functools.partial(_checkpointed, module.forward, again)
-                stack.enter_context(_changed_forward(module, forward))
-        yield
-
-
-@contextlib.contextmanager
-def _changed_forward(module: Any, forward: Callable[..., Any]) -> Iterator[None]:  # noqa: ANN401
-    before = vars(module).get("forward")
-    module.forward = forward
-    try:
-        yield
-    finally:
-        if before is None:
-            del module.forward
-        else:
-            module.forward = before
-
-
-def _checkpointed(
-    forward: Callable[..., Any],
-    again: Callable[[], Any],
-    *args: Any,  # noqa: ANN401
-    **kwargs: Any,  # noqa: ANN401
-) -> Any:  # noqa: ANN401
-    return checkpoint(
-        forward,
-        *args,
-        use_reentrant=False,
-        preserve_rng_state=False,
-        context_fn=lambda: (contextlib.nullcontext(), again()),
-        **kwargs,
-    )
-
-
-def _linear(module: Any, x: Tensor) -> Tensor:  # noqa: ANN401
-    return linear(x, module.weight, module.bias)
-
-
-def _conv1d(module: Any, x: Tensor) -> Tensor:  # noqa: ANN401
-    return linear(x, module.weight.T, module.bias)
-
-
-def _gelu_tanh(_: Any, x: Tensor) -> Tensor:  # noqa: ANN401
-    return gelu_tanh(x)
-
-
-FASTER = {
-    nn.Linear: _linear,
-    Conv1D: _conv1d,  # GPT-2's linear layer, its weight [in, out]
-    NewGELUActivation: _gelu_tanh,  # eight operations in Transformers
-}
-
-
 def _packed_attention(
     module: Any,  # noqa: ANN401 - an attention layer of Transformers
     query: Tensor,  # [1, heads, N, d]
@@ -288,10 +267,20 @@ def _packed_attention(
             raise ValueError(f"Packed attention does not know {name}.")
     # Not query[0]: its gradient would be copied among zeros.
     query, key, value = (x.squeeze(0) for x in (query, key, value))
+    if packing.source is not None:
+        query, key, value = (_take(x, packing.source) for x in (query, key, value))
     found = attend_packed(query, key, value, packing.bounds, scaling)
     if found is None:
         found = _attend_in_buckets(query, key, value, packing.buckets, scaling)
+    if packing.readers is not None:
+        found = found.index_select(0, packing.readers)
     return found[None], None
+
+
+def _take(x: Tensor, source: Tensor) -> Tensor:
+    """Gives every token of every text its own, [heads, N, d] -> [heads, T, d]."""
+    flat = x.transpose(0, 1).flatten(1).index_select(0, source)
+    return flat.view(-1, x.shape[0], x.shape[2]).transpose(0, 1)
 
 
 def _attend_in_buckets(

@@ -5,6 +5,8 @@ from collections.abc import Iterator
 import pytest
 import torch
 
+from textrl_envs.language_models.fast import shared_prefix
+
 
 @pytest.fixture
 def two_threads() -> Iterator[None]:
@@ -13,3 +15,9 @@ def two_threads() -> Iterator[None]:
     torch.set_num_threads(2)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture
+def shares_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lets small models share whatever texts have in common."""
+    monkeypatch.setattr(shared_prefix, "LEAST_SAVED", 1)

@@ -12,11 +12,13 @@ from torch import Tensor, nn
 
 from textrl_envs.language_models.causal import CausalLanguageModel
 from textrl_envs.language_models.decoder import Decoder
+from textrl_envs.language_models.fast import decode
 from textrl_envs.language_models.fast.decode import LeanTrunk
 from textrl_envs.language_models.prefix_reader import PrefixReader
 
 BuildLM = Callable[..., Any]
 WIDTH = 48
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 
 MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "GPT2": ("GPT2", {}),
@@ -168,6 +170,44 @@ def test_sixty_steps_of_all_that_may_happen_agree_with_transformers(
     decoder = Decoder.of(model)
     check_steps(decoder, model, steps=60)
     assert is_lean(decoder.reader)
+
+
+@pytest.mark.usefixtures("shares_all")
+@pytest.mark.parametrize("attention", ["compiled", "torch", pytest.param("cuda", marks=needs_gpu)])
+@pytest.mark.parametrize("name", MODELS)
+def test_what_rows_share_is_read_once_and_each_row_goes_on_by_itself(
+    build_lm: BuildLM, name: str, attention: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if attention == "torch":
+        monkeypatch.setattr(decode, "compile_kernel", lambda _: None)
+    model, rng = build(build_lm, *MODELS[name]), np.random.default_rng(0)
+    device = "cuda" if attention == "cuda" else "cpu"
+    decoder, count = Decoder.of(copy.deepcopy(model).to(device)), count_tokens(monkeypatch)
+    for width in (20, 30):  # the second time what is remembered must be given up
+        prompts = [rng.integers(32, size=n).tolist() for n in (9, 4, 1)]
+        prompts.append([*prompts[0][:5], 3, 3])
+        texts = [list(prompts[i]) for i in (0, 1, 0, 2, 3, 0, 1, 3)]
+        beginnings = {tuple(text[:n]) for text in texts for n in range(1, len(text) + 1)}
+        count.clear()
+        for step in range(width - 10):
+            found = decoder.next_logits(decoder.reader.read(flat(texts)))
+            torch.testing.assert_close(found.cpu(), logits_of(model, texts), rtol=0, atol=1e-4)
+            if step == 0:
+                assert count == [len(beginnings)]
+            texts = [[*text, int(rng.integers(32))] for text in texts]
+
+
+def count_tokens(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Returns a list that gains the number of tokens of each forward."""
+    count: list[int] = []
+    forward = LeanTrunk._forward
+
+    def counted(self: LeanTrunk, tokens: Tensor, *more: Any) -> Tensor:
+        count.append(len(tokens))
+        return forward(self, tokens, *more)
+
+    monkeypatch.setattr(LeanTrunk, "_forward", counted)
+    return count
 
 
 @pytest.mark.parametrize("name", SETTINGS)

@@ -11,12 +11,9 @@ from torch import Tensor, nn
 
 from textrl_envs.language_models.decoder import Decoder
 from textrl_envs.language_models.fast import packing as module
-from textrl_envs.language_models.fast.packing import (
-    Packing,
-    fast_operations,
-    packing_agrees,
-    read_packed,
-)
+from textrl_envs.language_models.fast.linear import round_rows
+from textrl_envs.language_models.fast.operations import fast_operations
+from textrl_envs.language_models.fast.packing import Packing, packing_agrees, read_packed
 
 BuildLM = Callable[..., Any]
 CPU = torch.device("cpu")
@@ -132,6 +129,57 @@ def test_many_tokens_are_filled_up_to_a_round_number_of_which_nothing_is_seen(
     exact = trunk if attention == "torch" else copy.deepcopy(trunk).double()
     at = packing.rows[places], packing.columns[places]
     expected = padded_hidden(exact, ids, lengths)[at]
+    torch.testing.assert_close(found, expected.to(found), rtol=0, atol=1e-4)
+    factors = torch.randn(found.shape, generator=torch.Generator().manual_seed(0))
+    assert_same_gradients(
+        gradients(trunk, (found * factors).sum()), gradients(exact, (expected * factors).sum())
+    )
+
+
+GROUPS = {
+    "four responses to each prompt": [(9, 4, 12), (5, 4, 7)],
+    "the same text": [(8, 3, 0)],
+    "a text alone, and a group": [(11, 1, 4), (3, 5, 9)],
+    "many of one prompt": [(40, 6, 3)],
+}
+"""Tokens of a prompt, responses to it, the longest of them."""
+
+
+def make_groups(kind: str) -> tuple[Any, list[int]]:
+    """Returns ids, and lengths of the texts, in any order."""
+    rng = np.random.default_rng(0)
+    texts = []
+    for size, count, longest in GROUPS[kind]:
+        prompt = rng.integers(32, size=size)
+        lengths = rng.integers(longest + 1, size=count)
+        texts += [np.append(prompt, rng.integers(32, size=n)) for n in lengths]
+    texts = [texts[i] for i in rng.permutation(len(texts))]
+    ids = rng.integers(32, size=(len(texts), max(map(len, texts))))
+    for row, text in zip(ids, texts, strict=True):
+        row[: len(text)] = text
+    return ids, [len(text) for text in texts]
+
+
+@families
+@pytest.mark.usefixtures("shares_all")
+@pytest.mark.parametrize("kind", GROUPS)
+@pytest.mark.parametrize("is_checkpointed", [False, True])
+def test_what_texts_share_is_read_once_with_the_gradients_of_them_all(
+    build_lm: BuildLM, attention: str, family: str, kind: str, is_checkpointed: bool
+) -> None:
+    model = build(build_lm, family)
+    decoder, (ids, lengths) = Decoder.of(model), make_groups(kind)
+    distinct = {tuple(t[:i]) for t, n in zip(ids, lengths, strict=True) for i in range(1, n + 1)}
+    packing = Packing.of(np.array(lengths), CPU, ids, 1)
+    assert len(packing.rows) == round_rows(len(distinct)) < sum(lengths)
+    # All tokens but the first, of shared ones too, in any order.
+    rows, columns = np.nonzero(np.arange(ids.shape[1]) < np.array(lengths)[:, None])
+    order = np.random.default_rng(1).permutation(np.flatnonzero(columns > 0))
+    places = rows[order], columns[order]
+    found = decoder.hidden_at(ids, places, is_checkpointed=is_checkpointed)
+    trunk = decoder.trunk
+    exact = trunk if attention == "torch" else copy.deepcopy(trunk).double()
+    expected = padded_hidden(exact, ids, lengths)[places]
     torch.testing.assert_close(found, expected.to(found), rtol=0, atol=1e-4)
     factors = torch.randn(found.shape, generator=torch.Generator().manual_seed(0))
     assert_same_gradients(
