@@ -61,9 +61,10 @@ def make_model(
 def parameters(
     vocabulary: int, prompt_tokens: int, new_tokens: int, *, eos_token_id: int = NO_TOKEN
 ) -> dict[str, Any]:
-    """Returns the parameters of a text bandit of 64 random prompts."""
+    """Returns the parameters of a text bandit of random prompts."""
     rng = np.random.default_rng(0)
-    ids = rng.integers(3, vocabulary, size=(64, prompt_tokens))
+    # So many that hardly two rows have the same: the fast path would read it once, `generate` not.
+    ids = rng.integers(3, vocabulary, size=(4_096, prompt_tokens))
     return {
         "tokenizer": _PlainTokenizer(vocabulary, eos_token_id),
         "prompts": [Prompt(token_ids=tuple(row)) for row in ids.tolist()],
