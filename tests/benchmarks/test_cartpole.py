@@ -13,11 +13,10 @@ from textrl_benchmarks.cartpole import (
     Rollout,
     Settings,
     fragment_mask,
-    main,
-    page,
     rollout_advantages,
     train,
 )
+from textrl_benchmarks.cartpole_page import main, page
 
 END = np.array([[0, 0, 1, 0, 0], [0, 0, 0, 0, 1], [0, 0, 0, 0, 0], [1, 1, 0, 0, 0]], np.bool_)
 """Of four environments: an end in between, one at the end, none, and two at once."""
