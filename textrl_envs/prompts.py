@@ -20,7 +20,10 @@ from textrl_envs.errors import InvalidInputError, nearest
 if TYPE_CHECKING:
     from textrl_envs.tokenizers import Tokenizer
 
-__all__ = ["Prompt", "PromptTable", "read_prompts"]
+__all__ = ["REWARD_FIELDS", "Prompt", "PromptTable", "read_prompts"]
+
+REWARD_FIELDS = ("category", "answer")
+"""What a reward sees of a prompt beside its metadata."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,11 +35,11 @@ class Prompt:
         token_ids: the prompt as the model reads it; tokenised from `text` where only that is given.
         category: a label for reports, such as "Open QA".
         answer: a reference answer for rewards that compare.
-        metadata: anything else, handed to the reward; `category` and `answer` come before what it
-            has of these names.
+        metadata: anything else, handed to the reward with the two.
 
     Raises:
-        InvalidInputError: neither text nor token ids were given.
+        InvalidInputError: neither text nor token ids were given, or category or answer in the
+            metadata.
     """
 
     text: str | None = None
@@ -48,10 +51,15 @@ class Prompt:
     def __post_init__(self) -> None:
         if self.text is None and self.token_ids is None:
             raise InvalidInputError("A prompt needs text or token_ids; got neither.")
+        for name in REWARD_FIELDS:
+            if name in self.metadata:
+                raise InvalidInputError(
+                    f"The metadata of a prompt has {name!r}, which stands by itself: give "
+                    f"Prompt({name}=...)."
+                )
 
     def reward_metadata(self) -> dict[str, Any]:
         """Returns what the reward sees of this prompt: category, answer and the metadata."""
-        # The fields come last: a dataset may have another column of their name.
         return {**self.metadata, "category": self.category, "answer": self.answer}
 
 

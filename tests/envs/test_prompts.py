@@ -25,10 +25,11 @@ def test_strings_and_objects_are_read_line_by_line(tmp_path: Path) -> None:
     assert asked.reward_metadata() == {"category": "QA", "answer": "42", "level": 3}
 
 
-def test_category_and_answer_are_no_metadata_of_that_name() -> None:
-    told = {"category": "kept", "answer": "so 42", "level": 3}
-    chosen = Prompt(text="asked", category="QA", answer="42", metadata=told)
-    assert chosen.reward_metadata() == {"category": "QA", "answer": "42", "level": 3}
+@pytest.mark.parametrize("name", ["category", "answer"])
+def test_category_and_answer_are_not_taken_for_metadata(name: str) -> None:
+    """The reward would be told that there is none."""
+    with pytest.raises(InvalidInputError, match=rf"has '{name}'.*give Prompt\({name}=\.\.\.\)"):
+        Prompt(text="asked", metadata={name: "42", "level": 3})
 
 
 def test_the_field_of_the_prompt_can_be_chosen(tmp_path: Path) -> None:

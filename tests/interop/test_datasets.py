@@ -117,7 +117,7 @@ def test_numbers_are_answers_and_categories_keep_their_meaning() -> None:
 
 def test_any_column_may_be_the_answer() -> None:
     (first, *_) = dataset_prompts(rows(), text="question", answer="level")
-    assert (first.answer, first.metadata) == ("1", {"answer": "2"})
+    assert (first.answer, first.metadata) == ("1", {})
     assert first.reward_metadata()["answer"] == "1"  # what the reward sees
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from textrl_envs.errors import InvalidInputError, nearest
 from textrl_envs.interop.extras import require
-from textrl_envs.prompts import Prompt
+from textrl_envs.prompts import REWARD_FIELDS, Prompt
 
 __all__ = ["dataset_prompts", "is_dataset"]
 
@@ -136,7 +136,8 @@ def _prompt(row: Mapping[str, Any], number: int, text: str, answer: str, categor
         text=prompt,
         answer=_as_text(rest.pop(answer, None), number, answer),
         category=_as_text(rest.pop(category, None), number, category),
-        metadata=rest,
+        # A column may have the name of what another was chosen for.
+        metadata={name: value for name, value in rest.items() if name not in REWARD_FIELDS},
     )
 
 
