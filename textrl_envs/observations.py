@@ -52,7 +52,8 @@ def observation_padding(tokenizer: Tokenizer, mode: ObsMode) -> int:
 
 
 def _check_ids(input_ids: NDArray[np.int64], is_text: NDArray[np.bool_]) -> None:
-    if (is_text & (input_ids < 0)).any():  # an array of embeddings would take them from its end
+    is_below = input_ids < 0
+    if is_below.any() and (is_text & is_below).any():  # an embedding would take them from its end
         raise InvalidInputError(f"A token id must be 0 or more; got {input_ids[is_text].min()}.")
 
 
@@ -82,11 +83,11 @@ def read_observation(obs: Any) -> tuple[NDArray[np.int64], NDArray[np.int64]]:  
         raise InvalidInputError(
             "Every observation needs at least one token; got a row without text."
         )
-    first = is_text.argmax(axis=1)
     columns = np.arange(input_ids.shape[1])
+    if (is_text == (columns < lengths[:, None])).all():
+        return input_ids, lengths
+    first = is_text.argmax(axis=1)
     if (is_text != ((columns >= first[:, None]) & (columns < (first + lengths)[:, None]))).any():
         raise InvalidInputError("Text must be contiguous in each row; got a mask with a hole.")
-    if first.any():
-        shifted = np.minimum(columns + first[:, None], input_ids.shape[1] - 1)
-        input_ids = np.take_along_axis(input_ids, shifted, axis=1)
-    return input_ids, lengths
+    shifted = np.minimum(columns + first[:, None], input_ids.shape[1] - 1)
+    return np.take_along_axis(input_ids, shifted, axis=1), lengths

@@ -1,5 +1,6 @@
 """The loop obs -> policy -> action -> env.step beside `model.generate`, and what refill saves."""
 
+import itertools
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -16,7 +17,6 @@ from textrl_benchmarks.speed.models import make_model, vector_env
 __all__ = ["cases", "refill_cases", "scaling_cases"]
 
 PROMPT, NEW = 32, 64
-BATCHES = 16
 SHAPES = (
     # layers, width, heads, vocabulary, batch, dtype
     (2, 128, 4, 512, 64, torch.float32),
@@ -30,6 +30,14 @@ SHAPES = (
     (12, 768, 12, 50_257, 1, torch.float32),
     (12, 768, 12, 50_257, 16, torch.float32),
     (12, 768, 12, 50_257, 64, torch.float32),
+)
+REFILL_SHAPES = (
+    # layers, width, heads, vocabulary, batch, batches
+    (2, 128, 4, 512, 64, 16),
+    (2, 128, 4, 8_192, 64, 16),
+    (4, 256, 4, 8_192, 64, 16),
+    (12, 768, 12, 50_257, 16, 4),
+    (12, 768, 12, 50_257, 64, 4),
 )
 
 
@@ -100,11 +108,11 @@ def generate(model: Any, batch: int, *, new: int = NEW) -> Callable[[], int]:  #
 def gymnasium_loop(model: Any, batch: int, *, new: int = NEW) -> Callable[[], int]:  # noqa: ANN401
     """Returns the plain loop over the environment."""
     envs = vector_env(batch, model.config.vocab_size, PROMPT, new)
-    policy = CausalLMPolicy(model, device="cpu")
+    policy, seeds = CausalLMPolicy(model, device="cpu"), itertools.count()
 
     def run() -> int:
         rng = np.random.default_rng(0)
-        obs, _ = envs.reset(seed=0)
+        obs, _ = envs.reset(seed=next(seeds))  # the prompts of the last time would be remembered
         for _ in range(new):
             obs, *_ = envs.step(policy.step(obs, rng).actions)
         return batch * new
@@ -113,25 +121,26 @@ def gymnasium_loop(model: Any, batch: int, *, new: int = NEW) -> Callable[[], in
 
 
 def refill_cases() -> Iterator[Case]:
-    """Yields 1,024 episodes in 64 rows, lengths geometric of mean 24 and at most 64 tokens."""
-    for layers, width, vocabulary in ((2, 128, 8_192), (4, 256, 8_192)):
-        model = make_model(layers, width, 4, vocabulary, ends=True)
-        envs = vector_env(64, vocabulary, PROMPT, NEW, eos_token_id=2)
+    """Yields several batches of episodes, lengths geometric of mean 24 and at most 64 tokens."""
+    for layers, width, heads, vocabulary, batch, batches in REFILL_SHAPES:
+        model = make_model(layers, width, heads, vocabulary, ends=True)
+        envs = vector_env(batch, vocabulary, PROMPT, NEW, eos_token_id=2)
         policy = CausalLMPolicy(model, device="cpu")
+        count = batch * batches
         yield Case(
-            name=f"refill, {layers}x{width}, V={vocabulary:,}, batch 64",
+            name=f"refill, {layers}x{width}, V={vocabulary:,}, batch {batch}, {count:,} episodes",
             unit="episodes",
             contenders={
-                "model.generate, batch by batch": _generate_batches(model, BATCHES),
-                "Gymnasium loop, batch by batch": _wait(envs, policy, BATCHES),
-                "Gymnasium loop, finished rows refilled": _refill(envs, policy, BATCHES),
+                "model.generate, batch by batch": _generate_batches(model, batch, batches),
+                "Gymnasium loop, batch by batch": _wait(envs, policy, batches),
+                "Gymnasium loop, finished rows refilled": _refill(envs, policy, batches),
             },
         )
 
 
-def _generate_batches(model: Any, batches: int) -> Callable[[], int]:  # noqa: ANN401
+def _generate_batches(model: Any, batch: int, batches: int) -> Callable[[], int]:  # noqa: ANN401
     ids = torch.from_numpy(
-        np.random.default_rng(0).integers(3, model.config.vocab_size, (64, PROMPT))
+        np.random.default_rng(0).integers(3, model.config.vocab_size, (batch, PROMPT))
     )
 
     def run() -> int:
@@ -142,28 +151,30 @@ def _generate_batches(model: Any, batches: int) -> Callable[[], int]:  # noqa: A
                     ids, attention_mask=torch.ones_like(ids), do_sample=True, top_k=0,
                     max_new_tokens=NEW, pad_token_id=1, eos_token_id=2,
                 )  # fmt: skip
-        return batches * 64
+        return batches * batch
 
     return run
 
 
 def _wait(envs: Any, policy: CausalLMPolicy, batches: int) -> Callable[[], int]:  # noqa: ANN401
+    seeds = itertools.count()
+
     def run() -> int:
         rng = np.random.default_rng(0)
         envs.autoreset_mode = AutoresetMode.DISABLED
         for _ in range(batches):
-            obs, _ = envs.reset(seed=0)
-            is_running = np.ones(64, np.bool_)
+            obs, _ = envs.reset(seed=next(seeds))
+            is_running = np.ones(envs.num_envs, np.bool_)
             while is_running.any():
                 obs, _, terminated, _, _ = envs.step(policy.step(obs, rng).actions)
                 is_running &= ~terminated
-        return batches * 64
+        return batches * int(envs.num_envs)
 
     return run
 
 
 def _refill(envs: Any, policy: CausalLMPolicy, batches: int) -> Callable[[], int]:  # noqa: ANN401
     def run() -> int:
-        return len(Collector(envs).collect(policy, batches * 64, seed=[0]))
+        return len(Collector(envs).collect(policy, batches * envs.num_envs, seed=[0]))
 
     return run

@@ -77,7 +77,7 @@ ends early. The log-probabilities agree with Transformers' to 1e-4
 """,
     "refill": """## Refill
 
-1,024 episodes in 64 rows, their lengths geometric of mean 24 and at most 64 tokens. A row that has
+Episodes of several batches, lengths geometric of mean 24 and at most 64 tokens. A row that has
 ended begins anew at once, or waits for the last of its batch: then it is not read, and costs hardly
 more than its place. So refilling saves most where a step's cost hardly depends on its size.
 """,

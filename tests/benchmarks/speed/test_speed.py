@@ -3,6 +3,7 @@
 import json
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,10 +15,11 @@ from textrl_agents.policies import CausalLMPolicy
 from textrl_benchmarks.speed import page, processes
 from textrl_benchmarks.speed.bench import Case, measure
 from textrl_benchmarks.speed.floor import Machine, Work, loop_work
-from textrl_benchmarks.speed.loop import generate, gymnasium_loop
+from textrl_benchmarks.speed.loop import PROMPT, generate, gymnasium_loop
 from textrl_benchmarks.speed.models import make_model, vector_env
 from textrl_benchmarks.speed.update import plain_loss
 from textrl_envs.errors import InvalidInputError
+from textrl_envs.language_models.fast.decode import LeanTrunk
 
 
 def work(seconds: float) -> int:
@@ -62,6 +64,22 @@ def test_the_work_of_a_token_is_counted_from_the_weights() -> None:
 def test_generate_and_the_loop_write_the_same_number_of_tokens() -> None:
     model = make_model(1, 16, 2, 64)
     assert generate(model, 3, new=5)() == gymnasium_loop(model, 3, new=5)() == 15
+
+
+def test_the_loop_reads_its_prompts_anew_in_each_round(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As `generate` does: a prompt that is remembered costs nothing."""
+    tokens, read = [0], LeanTrunk.read
+
+    def counted(self: LeanTrunk, new: Any, *more: Any) -> torch.Tensor:
+        tokens[0] += len(new)
+        return read(self, new, *more)
+
+    monkeypatch.setattr(LeanTrunk, "read", counted)
+    run = gymnasium_loop(make_model(1, 16, 2, 512), 3, new=5)
+    for _ in range(3):
+        tokens[0] = 0
+        run()
+        assert tokens[0] > 3 * (PROMPT + 4) - 3  # by chance a first token may be as it was
 
 
 def test_the_plain_update_has_the_losses_of_the_policy() -> None:

@@ -7,7 +7,15 @@
 #include <string.h>
 #include "exponential.h"
 
-#define AHEAD 8 /* heads to fetch in advance */
+#define AHEAD 8192 /* bytes to fetch in advance: what memory gives while the first are waited for */
+#define LINE 16 /* numbers of a cache line */
+
+/* Fetches column t of a row, or of what is read after the row. */
+static inline void fetch(const float *row, const float *next, long t, long count, long width)
+{
+    const float *column = t < count ? row + t * width : next + (t - count) * width;
+    for (long j = 0; j < width; j += LINE) __builtin_prefetch(column + j);
+}
 
 static inline void softmax(float *scores, long count)
 {
@@ -28,31 +36,34 @@ void attend(const float *query, long query_stride, const float *keys, const floa
             long first, long last, long columns, long kv_heads, long groups, float scale)
 {
     const long width = kv_heads * HEAD_WIDTH, heads = kv_heads * groups;
+    const long ahead = 1 + AHEAD / (width * (long)sizeof(float)); /* columns */
     for (long i = first; i < last; i++) {
-        const long count = lengths[i];
-        const float *q = query + i * query_stride;
-        const float *k = keys + slots[i] * columns * width, *v = values + slots[i] * columns * width;
+        const long count = lengths[i], place = slots[i] * columns * width;
+        const float *q = query + i * query_stride, *k = keys + place, *v = values + place;
+        const float *next = i + 1 < last ? keys + slots[i + 1] * columns * width : k;
         float *restrict result = out + i * heads * HEAD_WIDTH;
-        for (long t = 0; t < count; t++)
+        for (long t = 0; t < count; t++) {
+            fetch(k, v, t + ahead, count, width);
             for (long h = 0; h < kv_heads; h++) {
                 const float *key = k + t * width + h * HEAD_WIDTH;
-                for (long j = 0; j < HEAD_WIDTH; j += 16) __builtin_prefetch(key + AHEAD * HEAD_WIDTH + j);
                 for (long g = h * groups; g < (h + 1) * groups; g++) {
                     float sum = 0;
                     for (long j = 0; j < HEAD_WIDTH; j++) sum += q[g * HEAD_WIDTH + j] * key[j];
                     scores[g * columns + t] = sum * scale;
                 }
             }
+        }
         for (long g = 0; g < heads; g++) softmax(scores + g * columns, count);
         memset(result, 0, heads * HEAD_WIDTH * sizeof(float));
-        for (long t = 0; t < count; t++)
+        for (long t = 0; t < count; t++) {
+            fetch(v, next, t + ahead, count, width);
             for (long h = 0; h < kv_heads; h++) {
                 const float *value = v + t * width + h * HEAD_WIDTH;
-                for (long j = 0; j < HEAD_WIDTH; j += 16) __builtin_prefetch(value + AHEAD * HEAD_WIDTH + j);
                 for (long g = h * groups; g < (h + 1) * groups; g++) {
                     const float share = scores[g * columns + t];
                     for (long j = 0; j < HEAD_WIDTH; j++) result[g * HEAD_WIDTH + j] += share * value[j];
                 }
             }
+        }
     }
 }

@@ -145,13 +145,15 @@ class LeanTrunk:
             if hidden is not None:
                 return hidden
         shared = SharedPrefix.of(tokens, rows, positions, self._multiplications)
-        places, ends = rows * self._num_columns + positions, _last_of_each(rows)
-        source = None
+        places = rows * self._num_columns + positions
+        ends = np.append(np.flatnonzero(rows[1:] != rows[:-1]), len(rows) - 1)
+        source, num_rows = None, len(ends)
         if shared is not None:
             tokens, rows, positions = (x[shared.readers] for x in (tokens, rows, positions))
             source, ends = self._tensor(shared.source), shared.source[ends]
+            num_rows = 1 + int(np.count_nonzero(np.diff(rows)))
         new, at = self._tensor(np.stack([tokens, positions]))
-        attention = self._attention(rows, positions)
+        attention = self._attention(rows, positions, num_rows)
         with threads_for(self._product * len(tokens)):
             x = self._forward(new, at, self._tensor(places), attention, source)
             if len(ends) < len(places):
@@ -198,10 +200,10 @@ class LeanTrunk:
         return x
 
     def _attention(
-        self, rows: NDArray[np.int64], positions: NDArray[np.int64]
+        self, rows: NDArray[np.int64], positions: NDArray[np.int64], num_rows: int
     ) -> CompiledAttention | TorchAttention:
         columns = self._num_columns
-        if self._kernel is not None and len(rows) <= LONGEST_PROMPT * len(_last_of_each(rows)):
+        if self._kernel is not None and len(rows) <= LONGEST_PROMPT * num_rows:
             return CompiledAttention(self._kernel, rows, positions, columns)
         return TorchAttention(rows, positions, columns, self._cache)
 
@@ -212,8 +214,9 @@ class LeanTrunk:
         self, tokens: Tensor, positions: Tensor
     ) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:
         if self._is_gpt2:
-            return self._trunk.wte.weight[tokens] + self._trunk.wpe.weight[positions], None
-        x = self._trunk.embed_tokens.weight[tokens]
+            words, places = self._trunk.wte.weight, self._trunk.wpe.weight
+            return words.index_select(0, tokens) + places.index_select(0, positions), None
+        x = self._trunk.embed_tokens.weight.index_select(0, tokens)
         cos, sin = self._trunk.rotary_emb(x, positions[None])
         return x, (cos[0, :, None], sin[0, :, None])
 
@@ -237,11 +240,6 @@ class LeanTrunk:
             return layer.up(x, self._activation)
         gate, up = layer.up(x).chunk(2, dim=1)
         return F.silu(gate) * up
-
-
-def _last_of_each(rows: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Returns where the last token of each row stands; tokens of a row stand together."""
-    return np.append(np.flatnonzero(rows[1:] != rows[:-1]), len(rows) - 1)
 
 
 def _is_unchanged(module: nn.Module) -> bool:

@@ -16,6 +16,9 @@ the one that waits burns its core."""
 
 def in_threads(work: Callable[[int], None], count: int) -> None:
     """Calls work(0) .. work(count - 1) at once, the first in this thread."""
+    if count == 1:
+        work(0)
+        return
     others = [_pool().submit(work, part) for part in range(1, count)]
     try:
         work(0)
