@@ -30,13 +30,15 @@ skipped without one.
    reads the new tokens alone. For GPT-2, Llama, Qwen2 and Qwen3 `LeanTrunk` computes them over
    the model's own weights: keys and values lie in arrays that are taken once, each row at its
    own position, so that a row that begins anew is read beside those that go on, in the same
-   products.
+   products. Of a prompt the last layer makes keys and values, and is finished for its last token
+   alone.
 2. **Products.** torch multiplies float32 matrices by MKL, which reaches about half of what
    oneDNN reaches on an AMD EPYC. oneDNN's product is a private operator of torch: it is tried
    once, and torch's own is used where it is missing.
 3. **Attention** of one token a row is bound by reading keys and values. A loop of C, compiled
-   when it is first needed, reads them about as fast as memory gives them; without a compiler
-   `scaled_dot_product_attention` does the same.
+   when it is first needed, reads them about as fast as memory gives them, since it asks for them
+   8 KiB ahead, across the ends of rows; without a compiler `scaled_dot_product_attention` does the
+   same.
 4. **Sampling** takes one uniform number a row, and a loop of C that reads the logits twice and
    writes no softmax: normaliser, entropy and sums over blocks of 128 tokens, then the one block
    that is drawn from.

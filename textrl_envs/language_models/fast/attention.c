@@ -8,6 +8,7 @@
 #include "exponential.h"
 
 #define AHEAD 8192 /* bytes to fetch in advance: what memory gives while the first are waited for */
+#define ROWS_AHEAD 8
 #define LINE 16 /* numbers of a cache line */
 
 /* Fetches column t of a row, or of what is read after the row. */
@@ -65,5 +66,23 @@ void attend(const float *query, long query_stride, const float *keys, const floa
                 }
             }
         }
+    }
+}
+
+/* Writes new keys and values to the cache: row sources[i] of them, or row i where there are no
+   sources, to column places[i] of all slots' columns. */
+void append(const float *key, long key_stride, const float *value, long value_stride,
+            const int64_t *sources, const int64_t *places, float *keys, float *values, long count,
+            long width)
+{
+    for (long i = 0; i < count; i++) {
+        if (i + ROWS_AHEAD < count)
+            for (long j = 0; j < width; j += LINE) {
+                __builtin_prefetch(keys + places[i + ROWS_AHEAD] * width + j, 1);
+                __builtin_prefetch(values + places[i + ROWS_AHEAD] * width + j, 1);
+            }
+        const long from = sources ? sources[i] : i, at = places[i] * width;
+        memcpy(keys + at, key + from * key_stride, width * sizeof(float));
+        memcpy(values + at, value + from * value_stride, width * sizeof(float));
     }
 }

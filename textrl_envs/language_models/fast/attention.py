@@ -16,7 +16,13 @@ from torch import Tensor
 from textrl_envs.language_models.fast.compiled import compile_library
 from textrl_envs.language_models.fast.threads import in_threads
 
-__all__ = ["CompiledAttention", "TorchAttention", "compile_kernel"]
+__all__ = [
+    "CompiledAppend",
+    "CompiledAttention",
+    "TorchAppend",
+    "TorchAttention",
+    "compile_kernel",
+]
 
 LONGEST_PROMPT = 256
 """With more new tokens a row, torch's attention, made for many queries, is faster."""
@@ -24,16 +30,56 @@ WORK_PER_THREAD = 1 << 21
 """Bytes of keys and values that are worth a thread."""
 
 
-def compile_kernel(head_width: int) -> Any | None:  # noqa: ANN401 - a foreign function
-    """Compiles the loop for heads of a width; returns None where that cannot be done."""
+def compile_kernel(head_width: int) -> Any | None:  # noqa: ANN401 - a foreign library
+    """Compiles the loops for heads of a width; returns None where that cannot be done."""
     library = compile_library("attention", HEAD_WIDTH=head_width)
     if library is None:
         return None
-    found = library.attend
     pointer, long = ctypes.c_void_p, ctypes.c_long
-    found.argtypes = [pointer, long, *[pointer] * 6, *[long] * 5, ctypes.c_float]
-    found.restype = None
-    return found
+    library.attend.argtypes = [pointer, long, *[pointer] * 6, *[long] * 5, ctypes.c_float]
+    library.append.argtypes = [pointer, long, pointer, long, *[pointer] * 4, long, long]
+    library.attend.restype = library.append.restype = None
+    return library
+
+
+class CompiledAppend:
+    """Writes the keys and values of new tokens to the cache.
+
+    Args:
+        kernel: of `compile_kernel`.
+        places: in (slots · columns), int64 (N,).
+        sources: which of the new tokens goes to each, int64 (N,), or None: one after the other.
+    """
+
+    def __init__(
+        self,
+        kernel: Any,  # noqa: ANN401
+        places: NDArray[np.int64],
+        sources: NDArray[np.int64] | None = None,
+    ) -> None:
+        self._append, self._arrays = kernel.append, (sources, places)
+        self._addresses = [None if x is None else x.ctypes.data for x in self._arrays]
+
+    def __call__(self, key: Tensor, value: Tensor, keys: Tensor, values: Tensor) -> None:
+        """[T, kv heads, d] twice, to caches [slots · columns, kv heads, d]."""
+        width = keys.shape[1] * keys.shape[2]
+        self._append(
+            key.data_ptr(), key.stride(0), value.data_ptr(), value.stride(0), *self._addresses,
+            keys.data_ptr(), values.data_ptr(), len(self._arrays[1]), width,
+        )  # fmt: skip
+
+
+class TorchAppend:
+    """The same by torch, for any dtype on any device."""
+
+    def __init__(self, places: Tensor, sources: Tensor | None = None) -> None:
+        self._places, self._sources = places, sources
+
+    def __call__(self, key: Tensor, value: Tensor, keys: Tensor, values: Tensor) -> None:
+        """[T, kv heads, d] twice, to caches [slots · columns, kv heads, d]."""
+        for new, cache in ((key, keys), (value, values)):
+            chosen = new if self._sources is None else new[self._sources]
+            cache.index_copy_(0, self._places, chosen)
 
 
 class CompiledAttention:
@@ -53,7 +99,7 @@ class CompiledAttention:
         positions: NDArray[np.int64],
         num_columns: int,
     ) -> None:
-        self._kernel, self._columns = kernel, num_columns
+        self._attend, self._columns = kernel.attend, num_columns
         self._rows, self._lengths = np.ascontiguousarray(rows), positions + 1
         self._addresses = (self._rows.ctypes.data, self._lengths.ctypes.data)
         self._num_seen = int(self._lengths.sum())
@@ -70,7 +116,7 @@ class CompiledAttention:
         )
 
         def attend(part: int) -> None:
-            self._kernel(
+            self._attend(
                 query.data_ptr(), query.stride(0), keys.data_ptr(), values.data_ptr(),
                 *self._addresses, out.data_ptr(), scores[part].data_ptr(),
                 count * part // threads, count * (part + 1) // threads,

@@ -18,7 +18,9 @@ from transformers.pytorch_utils import Conv1D
 
 from textrl_envs.language_models.fast.attention import (
     LONGEST_PROMPT,
+    CompiledAppend,
     CompiledAttention,
+    TorchAppend,
     TorchAttention,
     compile_kernel,
 )
@@ -32,6 +34,8 @@ __all__ = ["LeanTrunk"]
 
 Attention = Callable[[Tensor, Tensor, Tensor, float], Tensor]
 """Queries [T, heads, d], a layer's caches of keys and of values, scaling -> [T, heads · d]."""
+Append = Callable[[Tensor, Tensor, Tensor, Tensor], None]
+"""New keys and values [T, kv heads, d], and the caches that they are written to."""
 
 
 @dataclass(slots=True)
@@ -59,7 +63,7 @@ class _Norm:
     def __call__(self, x: Tensor) -> Tensor:
         weight = self._module.weight
         if self._has_bias:
-            return F.layer_norm(x, weight.shape, weight, self._module.bias, self._eps)
+            return torch.layer_norm(x, weight.shape, weight, self._module.bias, self._eps)
         return F.rms_norm(x, weight.shape, weight, self._eps)
 
 
@@ -144,21 +148,20 @@ class LeanTrunk:
             hidden = self._graphs.read(self.step, tokens, positions)
             if hidden is not None:
                 return hidden
-        shared = SharedPrefix.of(tokens, rows, positions, self._multiplications)
-        places = rows * self._num_columns + positions
         ends = np.append(np.flatnonzero(rows[1:] != rows[:-1]), len(rows) - 1)
-        source, num_rows = None, len(ends)
-        if shared is not None:
-            tokens, rows, positions = (x[shared.readers] for x in (tokens, rows, positions))
-            source, ends = self._tensor(shared.source), shared.source[ends]
-            num_rows = 1 + int(np.count_nonzero(np.diff(rows)))
+        places = rows * self._num_columns + positions
+        sources = last = None
+        if len(ends) < len(rows):
+            last_attention = self._attention(rows[ends], positions[ends])
+            shared = SharedPrefix.of(tokens, rows, positions, self._multiplications)
+            if shared is not None:
+                tokens, rows, positions = (x[shared.readers] for x in (tokens, rows, positions))
+                sources, ends = shared.source, shared.source[ends]
+            last = self._tensor(ends), last_attention
         new, at = self._tensor(np.stack([tokens, positions]))
-        attention = self._attention(rows, positions, num_rows)
+        append, attention = self._append(places, sources), self._attention(rows, positions)
         with threads_for(self._product * len(tokens)):
-            x = self._forward(new, at, self._tensor(places), attention, source)
-            if len(ends) < len(places):
-                x = x[self._tensor(ends)]
-            return self._norm(x)
+            return self._norm(self._forward(new, at, append, attention, last))
 
     def step(self, tokens: Tensor, positions: Tensor, num_seen: int) -> Tensor:
         """Reads one new token in every slot, on the device alone and in shapes that never change.
@@ -172,37 +175,45 @@ class LeanTrunk:
             Hidden states after the new tokens, [B, H].
         """
         slots = torch.arange(len(tokens), device=tokens.device)
-        places = slots * self._num_columns + positions
+        append = TorchAppend(slots * self._num_columns + positions)
         attention = OneTokenAttention(positions, self._num_columns, num_seen, self._dtype)
-        return self._norm(self._forward(tokens, positions, places, attention))
+        return self._norm(self._forward(tokens, positions, append, attention))
 
     def _forward(
         self,
         tokens: Tensor,
         positions: Tensor,
-        places: Tensor,
+        append: Append,
         attention: Attention,
-        source: Tensor | None = None,
+        last: tuple[Tensor, Attention] | None = None,
     ) -> Tensor:
-        """Runs T new tokens through all layers, writing to `places` in the cache, -> [T, H].
+        """Runs T new tokens through all layers, -> [T, H].
 
-        Where `source` is given there are more places than tokens: it says whose numbers go there.
+        Of those that are not the last of a row, the last layer makes keys and values, and no more:
+        `last` says which B are, and has their attention. The result is then [B, H].
         """
         x, rotation = self._embed(tokens, positions)
         for layer, keys, values in zip(self._layers, *self._caches, strict=True):
             query, key, value = self._project(layer, x, rotation)
-            if source is not None:
-                key, value = key[source], value[source]
-            keys.index_copy_(0, places, key)
-            values.index_copy_(0, places, value)
+            append(key, value, keys, values)
+            if last is not None and layer is self._layers[-1]:
+                chosen, attention = last
+                query, x = query.index_select(0, chosen), x.index_select(0, chosen)
             x = layer.out.plus(attention(query, keys, values, layer.scaling), x)
             x = layer.down.plus(self._feed(layer, x), x)
         return x
 
+    def _append(
+        self, places: NDArray[np.int64], sources: NDArray[np.int64] | None
+    ) -> CompiledAppend | TorchAppend:
+        if self._kernel is not None:
+            return CompiledAppend(self._kernel, places, sources)
+        return TorchAppend(self._tensor(places), None if sources is None else self._tensor(sources))
+
     def _attention(
-        self, rows: NDArray[np.int64], positions: NDArray[np.int64], num_rows: int
+        self, rows: NDArray[np.int64], positions: NDArray[np.int64]
     ) -> CompiledAttention | TorchAttention:
-        columns = self._num_columns
+        columns, num_rows = self._num_columns, 1 + int(np.count_nonzero(np.diff(rows)))
         if self._kernel is not None and len(rows) <= LONGEST_PROMPT * num_rows:
             return CompiledAttention(self._kernel, rows, positions, columns)
         return TorchAttention(rows, positions, columns, self._cache)

@@ -2,6 +2,7 @@
 
 import ctypes
 from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,9 @@ from torch import Tensor
 
 from textrl_envs.language_models.fast import attention as module
 from textrl_envs.language_models.fast.attention import (
+    CompiledAppend,
     CompiledAttention,
+    TorchAppend,
     TorchAttention,
     compile_kernel,
 )
@@ -175,7 +178,8 @@ def test_threads_share_the_tokens_and_have_room_of_their_own(
     monkeypatch.setattr(module, "WORK_PER_THREAD", 1)
     threads(2)
     case = Cache(NEW_TOKENS["several tokens of ragged rows"], kv_heads=2, groups=3)
-    attention = CompiledAttention(kernel, case.rows, case.positions, case.columns)
+    library = SimpleNamespace(attend=kernel)
+    attention = CompiledAttention(library, case.rows, case.positions, case.columns)
     keys, values = case.cache[0].flatten(1, 2)
     attention(case.query, keys, values, 1.0)
     (one, begin, middle), (other, again, end) = sorted(calls, key=lambda call: call[1])
@@ -246,6 +250,34 @@ def test_random_new_tokens_agree_between_the_two(threads: Callable[[int], None])
             new, slots=slots, columns=columns, kv_heads=kv_heads, groups=groups, width=width
         )
         torch.testing.assert_close(case.attend("compiled"), case.attend("torch"), rtol=0, atol=1e-5)
+
+
+@kinds
+@pytest.mark.parametrize("are_shared", [False, True])
+@pytest.mark.parametrize("count", [1, 7, 60])
+def test_new_keys_and_values_go_where_they_belong(kind: str, are_shared: bool, count: int) -> None:
+    rng = np.random.default_rng(0)
+    places = rng.permutation(120)[:count]  # in six slots of twenty columns
+    sources = rng.integers(count, size=count) if are_shared else None
+    before = torch.randn(2, 120, 2, 16, generator=torch.Generator().manual_seed(0))
+    # Keys are a part of a larger matrix, values are not: as rotation leaves them.
+    whole = torch.randn(count, 6, 16, generator=torch.Generator().manual_seed(1))
+    new = whole[:, 2:4], whole[:, 4:].contiguous()
+    caches = before.clone()
+    if kind == "torch":
+        shared = None if sources is None else torch.from_numpy(sources)
+        append: Any = TorchAppend(torch.from_numpy(places), shared)
+    else:
+        kernel = compile_kernel(16)
+        if kernel is None:
+            pytest.skip("no C compiler here")
+        append = CompiledAppend(kernel, places, sources)
+    append(*new, *caches)
+    for cache, old, tokens in zip(caches, before, new, strict=True):
+        for place in range(120):
+            (i,) = np.flatnonzero(places == place) if place in places else (None,)
+            source = i if sources is None or i is None else sources[i]
+            assert torch.equal(cache[place], old[place] if i is None else tokens[source])
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])

@@ -197,6 +197,26 @@ def test_what_rows_share_is_read_once_and_each_row_goes_on_by_itself(
             texts = [[*text, int(rng.integers(32))] for text in texts]
 
 
+@pytest.mark.parametrize("family", ["GPT2", "Llama"])
+def test_the_last_layer_is_finished_for_the_last_token_of_each_row_alone(
+    build_lm: BuildLM, family: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody looks at what the others come to, but for their keys and values."""
+    decoder, feed, fed = Decoder.of(build(build_lm, family, {})), LeanTrunk._feed, []
+
+    def counted(self: LeanTrunk, layer: Any, x: Tensor) -> Tensor:
+        fed.append(len(x))
+        return feed(self, layer, x)
+
+    monkeypatch.setattr(LeanTrunk, "_feed", counted)
+    texts = [[1, 2, 3, 4, 5], [6, 7, 8], [9]]
+    decoder.reader.read(flat(texts))
+    num_layers = len(fed)
+    assert fed == [9] * (num_layers - 1) + [3]
+    decoder.reader.read(flat([[*text, 4] for text in texts]))
+    assert fed[num_layers:] == [3] * num_layers
+
+
 def count_tokens(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Returns a list that gains the number of tokens of each forward."""
     count: list[int] = []
