@@ -11,7 +11,9 @@ import venv
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-PROGRAM = """
+FAST = ROOT / "textrl_envs" / "language_models" / "fast"
+LOOPS = sorted(path.name for path in FAST.glob("*.[ch]"))
+PROGRAM = f"""
 import pathlib
 import gymnasium as gym, textrl_envs
 env = gym.make("textrl/Keyword-v0")
@@ -20,8 +22,8 @@ assert env.unwrapped.reference.vocabulary_size == env.action_space.n
 assert "site-packages" in textrl_envs.__file__, textrl_envs.__file__
 package = pathlib.Path(textrl_envs.__file__).parent
 fast = package / "language_models" / "fast"
-assert all((fast / name).exists() for name in ("attention.c", "softmax.c", "gelu.c"))
-assert (fast / "exponential.h").exists()
+for name in {LOOPS}:
+    assert (fast / name).exists(), name
 """
 
 

@@ -4,7 +4,8 @@
 model and the machine allow it. Whatever is unknown here falls back to Transformers' own forward.
 
 linear.py            matrix products by oneDNN, where torch's own leave half of the machine idle
-int8.py              products of a frozen model in 8 bits, by a small compiled loop (int8.c)
+one_row.py           products with one row, by a small compiled loop (one_row.c)
+int8.py              products of a frozen model in 8 bits, by another (int8.c)
 attention.py         attention of new tokens to the cache, by another (attention.c)
 packed_attention.py  attention of whole texts, with gradients, by another (packed_attention.c)
 softmax.py           draws and entropies from logits, by another (softmax.c)

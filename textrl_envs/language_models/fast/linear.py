@@ -14,6 +14,8 @@ import torch.nn.functional as F  # noqa: N812 - torch's own habit
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from textrl_envs.language_models.fast.one_row import has_row_loop, multiply_row
+
 __all__ = ["LinearWeights", "has_fast_linear", "linear", "round_rows"]
 
 FEWEST_ROWS = 4
@@ -128,8 +130,8 @@ class LinearWeights:
     """One or several linear layers of a model as one product, without gradients.
 
     Where it helps, the weights are copied into the form that reads fastest: packed by oneDNN for
-    several rows, transposed for a single one, which is bound by memory. They are copied when first
-    used, and again when they have changed.
+    several rows, one behind the other for a single one, which is bound by memory. They are copied
+    when first used, and again when they have changed.
 
     Args:
         parts: weight [N_i, K] and bias [N_i] or None of each layer; results stand side by side.
@@ -145,14 +147,19 @@ class LinearWeights:
         self._notice()
         if self._packed is not None and len(x) > 1:
             return _product(x, self._packed, self._bias, *FUSED[activation])
-        return ACTIVATIONS[activation](F.linear(x, self._weight, self._bias))
+        return ACTIVATIONS[activation](self._plain(x))
 
     def plus(self, x: Tensor, residual: Tensor) -> Tensor:
         """Returns x Wᵀ + b + residual, [T, K] and [T, N] -> [T, N]."""
         self._notice()
         if self._packed is not None and len(x) > 1:
             return _sum(x, residual, self._packed, self._bias)
-        return F.linear(x, self._weight, self._bias) + residual
+        return self._plain(x) + residual
+
+    def _plain(self, x: Tensor) -> Tensor:
+        if self._is_row and len(x) == 1:
+            return multiply_row(x, self._weight, self._bias)
+        return F.linear(x, self._weight, self._bias)
 
     def _notice(self) -> None:
         """Takes the weights as they are now, if they have changed."""
@@ -172,10 +179,15 @@ class LinearWeights:
             filled = [w.new_zeros(len(w)) if b is None else b for w, b in self._parts]
             self._bias = filled[0].detach() if alone else torch.cat(filled).detach()
         self._packed: Tensor | None = None
+        self._is_row = False
         if self._weight.dtype != torch.float32 or self._weight.device.type != "cpu":
             return
         if self._rows == 1:
-            self._weight = self._weight.T.contiguous().T
+            self._is_row = has_row_loop()
+            # torch reads the columns of the weight faster than its rows.
+            self._weight = (
+                self._weight.contiguous() if self._is_row else self._weight.T.contiguous().T
+            )
         if has_fast_linear():
             several = self._rows > 1
             self._packed = _pack(self._weight, self._rows) if several else self._weight
