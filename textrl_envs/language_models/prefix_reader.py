@@ -4,6 +4,7 @@ The cache is a memo of a pure function of the observation, never state: a row th
 it remembers costs one token, a row asked again costs nothing, and any other row is read afresh.
 """
 
+import contextlib
 import math
 from collections.abc import Iterable
 from typing import Any
@@ -132,7 +133,8 @@ class PrefixReader:
             ends = new[pending].cumsum()
             # Of each row the last new tokens, in order.
             positions = lengths[rows] - np.repeat(ends, new[pending]) + np.arange(len(rows))
-            hidden = self._lean.read(input_ids[rows, positions], rows, positions)
+            with _without_autocast(self._device.type):
+                hidden = self._lean.read(input_ids[rows, positions], rows, positions)
             self._keep(pending, hidden)
         elif pending.size:
             self._read_on_plainly(pending, known, input_ids, lengths)
@@ -263,6 +265,13 @@ class PrefixReader:
     @property
     def _device(self) -> torch.device:
         return next(self._trunk.parameters()).device
+
+
+def _without_autocast(device: str) -> contextlib.AbstractContextManager[None]:
+    """Within it torch computes in the weights' own type: what is remembered has that type."""
+    if not torch.is_autocast_enabled(device):
+        return contextlib.nullcontext()
+    return torch.autocast(device, enabled=False)
 
 
 def _rounded(num_columns: int) -> int:

@@ -30,8 +30,8 @@ skipped without one.
    reads the new tokens alone. For GPT-2, Llama, Qwen2 and Qwen3 `LeanTrunk` computes them over
    the model's own weights: keys and values lie in arrays that are taken once, each row at its
    own position, so that a row that begins anew is read beside those that go on, in the same
-   products. Of a prompt the last layer makes keys and values, and is finished for its last token
-   alone.
+   products. The last layer is finished for the last token of a prompt alone; of the others nobody
+   needs more than their keys and values.
 2. **Products.** torch multiplies float32 matrices by MKL, which reaches about half of what
    oneDNN reaches on an AMD EPYC. oneDNN's product is a private operator of torch: it is tried
    once, and torch's own is used where it is missing. One row alone is bound by reading the

@@ -1,4 +1,4 @@
-/* Attention of single tokens to the keys and values of their rows, in float32.
+/* Attention of single tokens to the keys and values of their rows, in float32; and what writes them.
 
    torch's own attention is made for many queries; here each row has one, and what it costs is to
    read the keys and values once from memory. They lie as (slots, columns, kv heads, HEAD_WIDTH), so
@@ -11,7 +11,7 @@
 #define ROWS_AHEAD 8
 #define LINE 16 /* numbers of a cache line */
 
-/* Fetches column t of a row, or of what is read after the row. */
+/* Fetches column t of a row; where the row ends before it, one of what is probably read next. */
 static inline void fetch(const float *row, const float *next, long t, long count, long width)
 {
     const float *column = t < count ? row + t * width : next + (t - count) * width;

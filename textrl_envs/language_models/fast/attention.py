@@ -1,4 +1,4 @@
-"""Attention of few new tokens to the cache: a small compiled loop, or torch's own.
+"""Attention of few new tokens to the cache, and what writes them to it: compiled, or torch's own.
 
 The loop (attention.c) serves float32 on the CPU where there is a C compiler, and reads the cache
 about as fast as memory gives it. Everywhere else `scaled_dot_product_attention` does the same.
@@ -62,6 +62,7 @@ class CompiledAppend:
 
     def __call__(self, key: Tensor, value: Tensor, keys: Tensor, values: Tensor) -> None:
         """[T, kv heads, d] twice, to caches [slots · columns, kv heads, d]."""
+        _check_types(key, value, keys, values)
         width = keys.shape[1] * keys.shape[2]
         self._append(
             key.data_ptr(), key.stride(0), value.data_ptr(), value.stride(0), *self._addresses,
@@ -106,6 +107,7 @@ class CompiledAttention:
 
     def __call__(self, query: Tensor, keys: Tensor, values: Tensor, scaling: float) -> Tensor:
         """[T, heads, d] and caches [slots · columns, kv heads, d] -> [T, heads · d]."""
+        _check_types(query, keys, values)
         count, heads, d = query.shape
         kv_heads = keys.shape[1]
         work = 8 * self._num_seen * kv_heads * d  # bytes
@@ -125,6 +127,17 @@ class CompiledAttention:
 
         in_threads(attend, threads)
         return out
+
+
+def _check_types(*arrays: Tensor) -> None:
+    """Stands between a wrong type and memory that is not ours.
+
+    Raises:
+        TypeError: other numbers than float32.
+    """
+    for array in arrays:
+        if array.dtype != torch.float32:
+            raise TypeError(f"The compiled loops take float32; got {array.dtype}.")
 
 
 class TorchAttention:

@@ -139,7 +139,7 @@ class LeanTrunk:
         Args:
             tokens: token ids, (T,).
             rows: the slot of each, rising, (T,).
-            positions: its place in its text, rising within a row, (T,).
+            positions: its place in its text, rising by one within a row, (T,).
 
         Returns:
             Hidden states after the last new token of each row.
@@ -189,8 +189,8 @@ class LeanTrunk:
     ) -> Tensor:
         """Runs T new tokens through all layers, -> [T, H].
 
-        Of those that are not the last of a row, the last layer makes keys and values, and no more:
-        `last` says which B are, and has their attention. The result is then [B, H].
+        The last layer is finished for the last of each row alone, since nobody looks at the others:
+        `last` says which B these are, and has their attention. The result is then [B, H].
         """
         x, rotation = self._embed(tokens, positions)
         for layer, keys, values in zip(self._layers, *self._caches, strict=True):

@@ -19,7 +19,7 @@ from textrl_envs.language_models.fast.one_row import has_row_loop, multiply_row
 __all__ = ["LinearWeights", "has_fast_linear", "linear", "round_rows"]
 
 FEWEST_ROWS = 4
-"""With fewer rows a product is bound by reading the weights, and torch's own is as fast."""
+"""With fewer rows a product is bound by reading the weights, and oneDNN's is no faster."""
 FEWEST_STEPS = 32
 """Between two powers of two lie as many round numbers of rows."""
 
@@ -130,8 +130,9 @@ class LinearWeights:
     """One or several linear layers of a model as one product, without gradients.
 
     Where it helps, the weights are copied into the form that reads fastest: packed by oneDNN for
-    several rows, one behind the other for a single one, which is bound by memory. They are copied
-    when first used, and again when they have changed.
+    several rows; for a single one, which is bound by memory, row behind row where there is our own
+    loop, and column behind column where torch multiplies. They are copied when first used, and
+    again when they have changed.
 
     Args:
         parts: weight [N_i, K] and bias [N_i] or None of each layer; results stand side by side.
@@ -157,7 +158,7 @@ class LinearWeights:
         return self._plain(x) + residual
 
     def _plain(self, x: Tensor) -> Tensor:
-        if self._is_row and len(x) == 1:
+        if self._is_row and len(x) == 1 and x.dtype == torch.float32:
             return multiply_row(x, self._weight, self._bias)
         return F.linear(x, self._weight, self._bias)
 
@@ -184,10 +185,10 @@ class LinearWeights:
             return
         if self._rows == 1:
             self._is_row = has_row_loop()
-            # torch reads the columns of the weight faster than its rows.
-            self._weight = (
-                self._weight.contiguous() if self._is_row else self._weight.T.contiguous().T
-            )
+            if self._is_row:
+                self._weight = self._weight.contiguous()
+            else:
+                self._weight = self._weight.T.contiguous().T
         if has_fast_linear():
             several = self._rows > 1
             self._packed = _pack(self._weight, self._rows) if several else self._weight

@@ -36,7 +36,7 @@ def multiply_row(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tenso
     assert library is not None
     (count, size), x = weight.shape, x.contiguous()
     out, bias = x.new_empty(1, count), None if bias is None else bias.contiguous()
-    threads = min(torch.get_num_threads(), 1 + 4 * weight.numel() // WORK_PER_THREAD, count)
+    threads = min(torch.get_num_threads(), 1 + 4 * weight.numel() // WORK_PER_THREAD)
     addresses = (
         weight.data_ptr(),
         x.data_ptr(),

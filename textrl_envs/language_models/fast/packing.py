@@ -51,7 +51,7 @@ class Packing:
     """How B right-padded texts stand in one long row: shortest first.
 
     Of tokens that several texts share, one stands for all, where that saves enough. On the CPU
-    tokens of no text stand behind them, so that N is a round number.
+    tokens stand behind them that nobody looks at, so that N is a round number.
     """
 
     rows: NDArray[np.int64]
@@ -98,6 +98,7 @@ class Packing:
         return packing._rounded(device) if shared is None else packing._sharing(shared, device)
 
     def _sharing(self, shared: SharedPrefix, device: torch.device) -> "Packing":
+        """Returns the same without the tokens that others stand for."""
         missing = _num_missing(len(shared.readers), device)
         readers = np.append(shared.readers, np.zeros(missing, np.int64))
         return dataclasses.replace(
@@ -109,6 +110,7 @@ class Packing:
         )
 
     def _rounded(self, device: torch.device) -> "Packing":
+        """Returns the same with one more text, which makes N a round number."""
         missing = _num_missing(len(self.rows), device)
         if not missing:
             return self

@@ -1,7 +1,7 @@
 """Texts that begin alike, as the K responses to one prompt do: what they share is read once.
 
 What a causal model makes of a token depends on the tokens up to it alone: in all texts that begin
-with the same tokens it is the same. So are its derivatives, which are summed over the texts.
+with the same tokens it is the same. The gradients that reach it from each text are summed.
 """
 
 from dataclasses import dataclass
@@ -12,7 +12,9 @@ from numpy.typing import NDArray
 __all__ = ["SharedPrefix"]
 
 LEAST_SAVED = 1 << 28
-"""Multiplications that are worth the search and the copies: two milliseconds on one core."""
+"""Multiplications that are worth the search: two milliseconds on one core."""
+LEAST_SHARE = 1 / 16
+"""Of the tokens: every layer copies what it makes of those that are read to all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +51,8 @@ class SharedPrefix:
         if np.count_nonzero(is_whole) < 2:
             return None
         reader = _find_readers(tokens, starts[is_whole], lengths[is_whole])
-        if np.count_nonzero(reader != np.arange(len(reader))) * multiplications < LEAST_SAVED:
+        saved = np.count_nonzero(reader != np.arange(len(reader)))
+        if saved * multiplications < LEAST_SAVED or saved < LEAST_SHARE * len(tokens):
             return None
         readers, source = np.unique(reader, return_inverse=True)
         return cls(readers, source)
@@ -59,20 +62,20 @@ def _find_readers(
     tokens: NDArray[np.int64], starts: NDArray[np.int64], lengths: NDArray[np.int64]
 ) -> NDArray[np.int64]:
     """Returns for each token the one that is read in its place, or itself, (T,)."""
-    columns = np.arange(int(lengths.max()))
-    is_text = columns < lengths[:, None]
-    places = np.where(is_text, starts[:, None] + columns, 0)  # [texts, columns]
-    texts = np.where(is_text, tokens[places], -1)
-    # In the order of their bytes, texts with the same beginning are neighbours.
-    as_bytes = texts.view(np.dtype((np.void, texts.itemsize * len(columns))))
-    order = as_bytes.ravel().argsort(kind="stable")
-    differs = texts[order[1:]] != texts[order[:-1]]
-    shared = np.where(differs.any(axis=1), differs.argmax(axis=1), len(columns))
-    shared = np.append(0, shared)  # with the neighbour before
-    # The last text, up to this one, that does not share this column with its own neighbour.
-    index = np.arange(len(order))[:, None]
-    leader = np.maximum.accumulate(np.where(columns >= shared[:, None], index, 0), axis=0)
-    reader = np.arange(len(tokens))
-    ordered, is_token = places[order], is_text[order]
-    reader[ordered[is_token]] = ordered[leader, columns][is_token]
+    reader, texts = np.arange(len(tokens)), np.arange(len(starts))
+    ids = tokens - tokens.min()
+    size, column = int(ids.max()) + 1, 0
+    # Texts of a group have all tokens before this column in common.
+    group = np.zeros(len(texts), np.int64)
+    while len(texts) > 1:
+        places = starts[texts] + column
+        _, first, group = np.unique(
+            group * size + ids[places], return_index=True, return_inverse=True
+        )
+        reader[places] = places[first][group]
+        if len(first) == len(texts):
+            break  # from here on each is alone
+        column += 1
+        goes_on = lengths[texts] > column
+        texts, group = texts[goes_on], group[goes_on]
     return reader

@@ -21,3 +21,4 @@ def two_threads() -> Iterator[None]:
 def shares_all(monkeypatch: pytest.MonkeyPatch) -> None:
     """Lets small models share whatever texts have in common."""
     monkeypatch.setattr(shared_prefix, "LEAST_SAVED", 1)
+    monkeypatch.setattr(shared_prefix, "LEAST_SHARE", 0.0)

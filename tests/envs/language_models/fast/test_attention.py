@@ -281,6 +281,23 @@ def test_new_keys_and_values_go_where_they_belong(kind: str, are_shared: bool, c
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_the_compiled_loops_refuse_other_types(dtype: torch.dtype) -> None:
+    """They would read, and write, beyond the end of what is shorter than float32."""
+    kernel = compile_kernel(16)
+    if kernel is None:
+        pytest.skip("no C compiler here")
+    case = Cache(ONE_TOKEN_EACH)
+    keys, values = case.cache[0].flatten(1, 2)
+    new = torch.zeros(1, 2, 16)
+    append = CompiledAppend(kernel, np.array([3]))
+    with pytest.raises(TypeError, match="float32"):
+        append(new, new.to(dtype), keys, values)
+    attention = CompiledAttention(kernel, case.rows, case.positions, case.columns)
+    with pytest.raises(TypeError, match="float32"):
+        attention(case.query.to(dtype), keys, values, 1.0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
 def test_other_types_have_torchs_attention(dtype: torch.dtype) -> None:
     case = Cache(NEW_TOKENS["several tokens of ragged rows"])
     case.cache, case.query = case.cache.to(dtype), case.query.to(dtype)

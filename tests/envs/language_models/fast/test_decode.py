@@ -197,6 +197,21 @@ def test_what_rows_share_is_read_once_and_each_row_goes_on_by_itself(
             texts = [[*text, int(rng.integers(32))] for text in texts]
 
 
+@pytest.mark.parametrize("rows", [1, 3])
+def test_autocast_does_not_change_what_is_remembered(build_lm: BuildLM, rows: int) -> None:
+    model = build(build_lm, "GPT2", {})
+    texts, decoder = [[1, 2, 3], [4, 5], [6]][:rows], Decoder.of(model)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        for _ in range(3):
+            found = decoder.reader.read(flat(texts))
+            texts = [[*texts[0], 7], *texts[1:]]  # one row alone, the others wait
+    with torch.no_grad():
+        expected = PrefixReader(model.base_model, use_cache=False).read(
+            flat([texts[0][:-1], *texts[1:]])
+        )
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-4)
+
+
 @pytest.mark.parametrize("family", ["GPT2", "Llama"])
 def test_the_last_layer_is_finished_for_the_last_token_of_each_row_alone(
     build_lm: BuildLM, family: str, monkeypatch: pytest.MonkeyPatch

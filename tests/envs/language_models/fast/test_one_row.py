@@ -56,6 +56,15 @@ def test_what_is_no_number_stays_none(part: str) -> None:
     assert torch.equal(found.isnan(), expected.isnan())
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+@torch.no_grad()
+def test_other_types_are_torchs_to_refuse(dtype: torch.dtype) -> None:
+    """The loop would write float32 over the end of what was made for them."""
+    weights = LinearWeights([(random(64, 64), None)], 1)
+    with pytest.raises(RuntimeError, match="dtype"):
+        weights(random(1, 64).to(dtype))
+
+
 @pytest.mark.parametrize("has_loop", [pytest.param(True, marks=needs_loop), False])
 @pytest.mark.parametrize("layout", ["as a linear layer's", "as GPT-2's"])
 @torch.no_grad()

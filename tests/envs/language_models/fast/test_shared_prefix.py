@@ -70,6 +70,20 @@ def test_texts_that_are_read_on_share_nothing() -> None:
     assert shared.readers.tolist() == [0, 1, 2, 3, 4]
 
 
+def test_a_small_share_is_not_worth_the_copies() -> None:
+    """Such as the BOS with which all texts of many models begin."""
+    texts = [[0, *range(20 * i + 1, 20 * i + 21)] for i in range(4)]
+    assert find(texts) is None  # three of 84 tokens
+    assert find([text[:9] for text in texts]) is not None
+
+
+def test_ids_below_0_are_as_different_as_others() -> None:
+    """They are refused by the embedding, if one is read that is no token."""
+    shared = find([[1, 2, 3, 4], [1, 2, -1, 4], [1, 2, -1, 5]])
+    assert shared is not None
+    assert shared.readers.tolist() == [0, 1, 2, 3, 6, 7, 11]
+
+
 def test_little_is_not_worth_the_search() -> None:
     flat = lay_out([[1, 2, 3]] * 4)  # nine tokens might be saved
     assert SharedPrefix.of(*flat, LEAST_SAVED // 9) is None
