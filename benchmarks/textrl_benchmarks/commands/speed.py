@@ -12,6 +12,7 @@ Suite = Literal[
     "environment",
     "loop",
     "refill",
+    "refill-gpt2",
     "kl",
     "update",
     "sb3",

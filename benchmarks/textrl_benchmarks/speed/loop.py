@@ -31,14 +31,15 @@ SHAPES = (
     (12, 768, 12, 50_257, 16, torch.float32),
     (12, 768, 12, 50_257, 64, torch.float32),
 )
-REFILL_SHAPES = (
-    # layers, width, heads, vocabulary, batch, batches
-    (2, 128, 4, 512, 64, 16),
-    (2, 128, 4, 8_192, 64, 16),
-    (4, 256, 4, 8_192, 64, 16),
-    (12, 768, 12, 50_257, 16, 4),
-    (12, 768, 12, 50_257, 64, 4),
-)
+REFILL_SHAPES = {
+    # layers, width, heads, vocabulary, batch, episodes
+    "small": (
+        (2, 128, 4, 512, 64, 1_024),
+        (2, 128, 4, 8_192, 64, 1_024),
+        (4, 256, 4, 8_192, 64, 1_024),
+    ),
+    "gpt2": ((12, 768, 12, 50_257, 16, 256), (12, 768, 12, 50_257, 64, 256)),
+}
 
 
 def cases() -> Iterator[Case]:
@@ -120,13 +121,13 @@ def gymnasium_loop(model: Any, batch: int, *, new: int = NEW) -> Callable[[], in
     return run
 
 
-def refill_cases() -> Iterator[Case]:
+def refill_cases(size: str) -> Iterator[Case]:
     """Yields several batches of episodes, lengths geometric of mean 24 and at most 64 tokens."""
-    for layers, width, heads, vocabulary, batch, batches in REFILL_SHAPES:
+    for layers, width, heads, vocabulary, batch, count in REFILL_SHAPES[size]:
         model = make_model(layers, width, heads, vocabulary, ends=True)
         envs = vector_env(batch, vocabulary, PROMPT, NEW, eos_token_id=2)
         policy = CausalLMPolicy(model, device="cpu")
-        count = batch * batches
+        batches = count // batch
         yield Case(
             name=f"refill, {layers}x{width}, V={vocabulary:,}, batch {batch}, {count:,} episodes",
             unit="episodes",

@@ -85,6 +85,10 @@ Episodes of several batches, lengths geometric of mean 24 and at most 64 tokens.
 ended begins anew at once, or waits for the last of its batch: then it is not read, and costs hardly
 more than its place. So refilling saves most where a step's cost hardly depends on its size.
 """,
+    "refill-gpt2": """## The same on GPT-2 of 124M parameters
+
+With 64 rows a product has many, whether rows wait or not, and what waits costs little.
+""",
     "kl": """## The KL penalty
 
 Charged at each step, the reference reads beside the policy. For whole episodes it reads once, at
@@ -130,19 +134,21 @@ LAST_COLUMNS = {"share": "of the floor", "mean_length": "mean length"}
 """A table's last column, by the field of its rows that it shows."""
 
 KINKS = """
-- **Batch.** One row is a product of a vector: it reads every weight for one token, and the rate
-  grows with the batch. The floor bends at 16 rows, where multiplying takes longer than reading;
-  the loop bends later, at 32 to 128, since what a step costs whatever its size is shared by more
-  rows, and grows hardly more: attention and sampling cost the same for every row.
-- **New tokens.** With 16, most of the work is the prompt's 32 tokens, which are read in one large
-  product and not counted: the floor is low, and the loop is near it. Between 64 and 256 the rate
-  falls by a seventh. With 480 each token reads so many keys and values that reading bounds the
-  floor too.
+- **Batch.** One row is a product of a vector, and has a loop of its own, which reads the weights as
+  fast as memory gives them. Two take oneDNN's product, made for many, so that the rate hardly
+  grows. From there on it grows with the batch, since what a step costs whatever its size is
+  shared by more rows. The floor bends at 16 rows, where multiplying takes longer than reading;
+  the loop bends later, at 64 to 128: attention and sampling cost the same for every row.
+- **New tokens.** With 16, two of three tokens that are read are the prompt's, which the rate does
+  not count; they are read in one large product, so that the loop is nearest to the floor there.
+  Between 64 and 256 the rate falls by a seventh. With 480 each token reads so many keys and
+  values that reading bounds the floor too.
 - **Vocabulary.** Flat while the head is small beside the layers; from some thousand tokens on the
   head's product, a softmax and a draw over V numbers take their share. `generate` bends earlier
   and falls further: it draws by `multinomial`.
 - **Parameters.** Small models are bound by what a step costs whatever its size, in Python and in
-  calls of torch: a tenth of the floor at 0.3 million parameters, and along it from 20 million on.
+  calls of torch: a tenth of the floor at 0.3 million parameters, and two thirds of it from 20
+  million on.
 """
 
 

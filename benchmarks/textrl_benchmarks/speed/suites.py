@@ -16,7 +16,8 @@ __all__ = ["run_suites"]
 IN_PROCESS: dict[str, Callable[[], Iterator[Case]]] = {
     "environment": environment.cases,
     "loop": loop.cases,
-    "refill": loop.refill_cases,
+    "refill": functools.partial(loop.refill_cases, "small"),
+    "refill-gpt2": functools.partial(loop.refill_cases, "gpt2"),
     "kl": kl.cases,
     "update": update.cases,
     "sb3": sb3.cases,
