@@ -13,8 +13,9 @@ from textrl_benchmarks.speed.sb3 import contenders, roll_out, update
 ROWS, PROMPT, NEW = 4, 3, 6
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def models() -> dict[str, PPO]:
+    """Returns them new for each test: one that has been trained says something else."""
     return contenders((1, 16, 2, 64), rows=ROWS, prompt=PROMPT, new=NEW)
 
 
