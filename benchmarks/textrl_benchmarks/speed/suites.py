@@ -10,6 +10,7 @@ from textrl_agents.memory import keep_freed_memory
 from textrl_benchmarks.speed import environment, kl, loop, page, sb3, update
 from textrl_benchmarks.speed.bench import Case, Row, measure, save
 from textrl_benchmarks.speed.processes import measure_iterations, measure_memory
+from textrl_envs.errors import InvalidInputError
 
 __all__ = ["run_suites"]
 
@@ -31,7 +32,14 @@ OF_THEIR_OWN: dict[str, Callable[[], list[Row]]] = {
 
 
 def run_suites(names: Sequence[str], *, rounds: int, threads: int, out: Path | None) -> None:
-    """Runs suites, prints what they find, and writes it where asked."""
+    """Runs suites, prints what they find, and writes it where asked.
+
+    Raises:
+        InvalidInputError: no rounds or no threads.
+    """
+    for name, value in (("rounds", rounds), ("threads", threads)):
+        if value < 1:
+            raise InvalidInputError(f"{name} must be at least 1; got {value}.")
     torch.set_num_threads(threads)
     keep_freed_memory()
     chosen = {name: IN_PROCESS[name] for name in names if name in IN_PROCESS}

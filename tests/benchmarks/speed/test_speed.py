@@ -12,6 +12,7 @@ import torch
 from textrl_agents.collector import Collector
 from textrl_agents.losses import clipped_policy_loss, clipped_value_loss
 from textrl_agents.policies import CausalLMPolicy
+from textrl_benchmarks.cli import main
 from textrl_benchmarks.speed import page, processes
 from textrl_benchmarks.speed.bench import Case, measure
 from textrl_benchmarks.speed.floor import Machine, Work, loop_work
@@ -80,6 +81,12 @@ def test_the_loop_reads_its_prompts_anew_in_each_round(monkeypatch: pytest.Monke
         tokens[0] = 0
         run()
         assert tokens[0] > 3 * (PROMPT + 4) - 3  # by chance a first token may be as it was
+
+
+@pytest.mark.parametrize("name", ["rounds", "threads"])
+def test_what_cannot_be_measured_is_one_line(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["speed", "loop", f"--{name}", "0"]) == 2
+    assert f"{name} must be at least 1; got 0." in capsys.readouterr().err
 
 
 def test_the_plain_update_has_the_losses_of_the_policy() -> None:
